@@ -1,0 +1,40 @@
+"Shared fixtures: the installed command, a small built-in data set, Chromium where it is there."
+import os, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = Path(sys.executable).with_name("deepfake-nb")
+
+
+@pytest.fixture(scope="session")
+def cli():
+    "Run `deepfake-nb ...` as a user would; returns the finished process."
+    def run(*args, **env):
+        return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, env={**os.environ, **env})
+    return run
+
+
+@pytest.fixture(scope="session")
+def actors(cli, tmp_path_factory):
+    "Three clips real, three fake (one of each method), 1.2 s."
+    out = tmp_path_factory.mktemp("actors")
+    done = cli("actors", out, "--identities", 3, "--clips", 1, "--seconds", 1.2, "--quiet")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def media():
+    "The folder of real media, or skip."
+    folder = os.environ.get("DEEPFAKE_NB_DATA")
+    if not folder: pytest.skip("DEEPFAKE_NB_DATA is not set: no real media here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    "A Chromium, or skip."
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found: pytest.skip("no Chromium here: make browser installs it")
+    return found

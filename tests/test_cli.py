@@ -1,0 +1,129 @@
+"The command line from end to end, on files that a user would have."
+import json
+import numpy as np, pandas as pd, pytest
+from deepfake_nb.media import write_audio, write_image, write_video
+
+KEYS = {"path", "likelihood", "interval", "verdict", "tracks", "timeline", "error"}
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory, actors):
+    "Files that each fail in their own way, and how."
+    d = tmp_path_factory.mktemp("bad")
+    good = next((actors / "real").glob("*.mp4")).read_bytes()
+    (d / "notes.mp4").write_text("this is no film")
+    (d / "empty.mp4").write_bytes(b"")
+    (d / "cut.mp4").write_bytes(good[: len(good) // 2])
+    write_video(d / "wall.mp4", [np.full((96, 96, 3), 120, np.uint8)] * 10, 25)
+    return {d / "notes.mp4": "media", d / "empty.mp4": "empty", d / "cut.mp4": "", d / "wall.mp4": "no face", d / "gone.mp4": "no such file"}
+
+
+def lines(done): return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_actors_writes_both_classes_and_the_truth(actors):
+    table = pd.read_csv(actors / "manifest.csv")
+    assert table.label.value_counts().to_dict() == {0: 3, 1: 3} and set(table.manipulation) == {"real", "swap", "mouth", "self_blend"}
+    assert all((actors / p).stat().st_size > 5000 for p in table.path)
+    assert all((actors / "truth" / f"{c}.npz").exists() for c in table.clip_id)
+
+
+def test_actors_are_the_same_for_the_same_seed(cli, actors, tmp_path):
+    again = tmp_path / "again"
+    assert cli("actors", again, "--identities", 3, "--clips", 1, "--seconds", 1.2, "--quiet", "--workers", 1).returncode == 0
+    for path in pd.read_csv(actors / "manifest.csv").path: assert (again / path).read_bytes() == (actors / path).read_bytes(), path
+
+
+def test_prepare_then_resume(cli, actors, tmp_path):
+    out = tmp_path / "prepared"
+    done = cli("prepare", actors, out, "--frames", 4, "--workers", 2)
+    assert done.returncode == 0 and done.stdout == "" and "frames with a face" in done.stderr, done.stderr
+    table = pd.read_csv(out / "manifest.csv")
+    assert (table.status == "ok").all() and (table.coverage >= 0.95).all() and (table.crops == 4).all() and (table.mel_frames > 100).all()
+    crops = pd.read_parquet(out / "crops")
+    assert crops.crop.notna().sum() == 24 and crops.clip_id.nunique() == 6
+    stamp = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
+    assert cli("prepare", actors, out, "--frames", 4).returncode == 0
+    assert stamp == {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}, "nothing is done twice"
+    assert cli("prepare", actors, out, "--frames", 3).returncode == 0
+    assert (pd.read_csv(out / "manifest.csv").crops == 3).all(), "a changed parameter is noticed"
+
+
+def test_prepare_goes_on_after_bad_files(cli, bad, actors, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in [*bad, *(actors / "real").glob("*.mp4")]:
+        if path.exists(): (folder / path.name).write_bytes(path.read_bytes())
+    done = cli("prepare", folder, tmp_path / "out", "--frames", 2)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert (table.status == "ok").sum() == 3 and (table.status == "failed").sum() == 4
+    assert "Traceback" not in done.stderr
+
+
+def test_detect_json_lines(cli, actors, bad):
+    files = [*sorted((actors / "real").glob("*.mp4")), *sorted((actors / "fake").rglob("*.mp4"))]
+    done = cli("detect", "--json", *files, *bad)
+    assert done.returncode == 2, "some files failed"
+    found = lines(done)
+    assert [f["path"] for f in found] == [str(f) for f in [*files, *bad]]
+    for f in found[: len(files)]:
+        assert KEYS <= set(f) and f["error"] is None and f["verdict"] in ("real", "fake", "uncertain")
+        assert 0 <= f["interval"][0] <= f["likelihood"] <= f["interval"][1] <= 1
+        assert len(f["tracks"]) == 1 and f["timeline"][0]["second"] == 0 and f["tracks"][0]["end"] > 1
+    for f, word in zip(found[len(files):], bad.values()):
+        assert f["likelihood"] is None and word in f["error"] and "\n" not in f["error"] and f["tracks"] == []
+    assert "Traceback" not in done.stderr
+
+
+def test_detect_tells_real_from_fake_on_new_actors(cli, tmp_path):
+    assert cli("actors", tmp_path, "--identities", 6, "--clips", 1, "--seconds", 1.2, "--seed", 77, "--quiet").returncode == 0
+    table = pd.read_csv(tmp_path / "manifest.csv")
+    found = lines(cli("detect", "--json", *(tmp_path / p for p in table.path)))
+    score = np.array([f["likelihood"] for f in found])
+    real, fake = score[table.label == 0], score[table.label == 1]
+    assert (fake[:, None] > real[None]).mean() > 0.7
+
+
+def test_detect_exit_codes(cli, actors, bad):
+    real, fake = ([str(p) for p in sorted((actors / k).rglob("*.mp4"))] for k in ("real", "fake"))
+    assert cli("detect", *real).returncode == 0
+    words = [f["verdict"] for f in lines(cli("detect", "--json", *fake))]
+    assert cli("detect", "--fail-on", "fake", *fake).returncode == int("fake" in words)
+    assert cli("detect", "--fail-on", "fake", *fake, next(iter(bad))).returncode == 2
+
+
+def test_detect_image_and_silent_video(cli, actors, tmp_path):
+    from deepfake_nb.media import read_frames
+    frames = [f for _, f in read_frames(next((actors / "real").glob("*.mp4")))]
+    write_image(tmp_path / "face.png", frames[0])
+    write_video(tmp_path / "silent.mp4", frames, 25)
+    image, silent = lines(cli("detect", "--json", tmp_path / "face.png", tmp_path / "silent.mp4"))
+    assert image["kind"] == "image" and image["error"] is None and len(image["timeline"]) == 1
+    assert silent["error"] is None and "no sound track" in silent["notes"]
+
+
+def test_real_people_are_uncertain_to_a_model_of_actors(cli, media):
+    clips = sorted((media / "video" / "LipNet").glob("*.mpg"))[:3]
+    for f in lines(cli("detect", "--json", *clips)): assert f["verdict"] == "uncertain" and "unlike the data" in f["notes"][0]
+
+
+def test_errors_are_one_line_and_exit_2(cli, tmp_path):
+    for args in (["prepare", tmp_path / "nowhere", tmp_path / "out"], ["report", "juggling"], ["detect", "--weights", tmp_path / "w.safetensors", "x.mp4"],
+                 ["report", "--profile", "huge"], ["detcet", "x"], ["actors", tmp_path, "--identities", "1"]):
+        done = cli(*args)
+        assert done.returncode == 2 and done.stderr.startswith("deepfake-nb: error: ") and done.stderr.count("\n") == 1, (args, done.stderr)
+    assert "detect" in cli("detcet", "x").stderr, "did you mean"
+
+
+def test_help_of_every_command(cli):
+    top = cli("--help")
+    assert top.returncode == 0
+    for command in ("actors", "prepare", "detect", "report", "doctor"):
+        assert command in top.stdout
+        shown = cli(command, "--help")
+        assert shown.returncode == 0 and "Usage" in shown.stdout
+
+
+def test_doctor(cli):
+    assert json.loads(cli("doctor", "--json").stdout)["versions"]["torch"]

@@ -1,0 +1,47 @@
+"Every notebook opens in Jupyter; one of them in a real browser."
+import json, socket, subprocess, sys, time, urllib.request
+from pathlib import Path
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab on the chapters; its address."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    log = tmp_path_factory.mktemp("lab") / "log"
+    command = [Path(sys.executable).with_name("jupyter"), "lab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--notebook-dir", ROOT / "nbs",
+               "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try: urllib.request.urlopen(f"{url}/api/status", timeout=2); break
+        except OSError: time.sleep(0.5)
+    else: pytest.fail(log.read_text())
+    yield url
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_opens_through_the_server(lab, name):
+    content = json.load(urllib.request.urlopen(f"{lab}/api/contents/{name}", timeout=20))
+    assert content["type"] == "notebook" and content["format"] == "json" and content.get("message") is None
+    assert len(content["content"]["cells"]) > 3 and content["content"]["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.browser
+def test_opens_in_a_browser(lab, chromium, tmp_path):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        page = browser.new_page(viewport=dict(width=1300, height=900))
+        page.goto(f"{lab}/lab/tree/21_detect.cnn.ipynb?reset")
+        page.get_by_text("The baseline CNN").first.wait_for(timeout=60000)
+        assert page.locator(".jp-Notebook .jp-Cell").count() > 5
+        page.screenshot(path=tmp_path / "lab.png")
+        browser.close()
