@@ -97,7 +97,7 @@ def file_sha256(
     "SHA-256 of a file's bytes."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #00a08aba
+# %% ../nbs/00_core.ipynb #fe4fa26c
 def _module_file(name):
     return PACKAGE.joinpath(*name.split('.')).with_suffix('.py')
 
@@ -105,15 +105,13 @@ def imported_modules(
     path, # a Python file of the package
 ) -> set: # names without the leading `deepfake_nb.`, such as 'data.faces'
     "The package's own modules that a file imports, anywhere in it."
-    names = set()
+    rooms, names = ['deepfake_nb', *Path(path).resolve().parent.relative_to(PACKAGE.resolve()).parts], set()
     for node in ast.walk(ast.parse(Path(path).read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import): found = [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.level: raise DataError(f'{path}: relative import; exported modules import by full name')
-            found = [node.module, *(f'{node.module}.{a.name}' for a in node.names)]
-        else: continue
-        names |= {f.removeprefix('deepfake_nb.') for f in found if f.startswith('deepfake_nb.')}
-    return {n for n in names if _module_file(n).exists()}
+        if isinstance(node, ast.Import): names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = '.'.join([*(rooms[:len(rooms) - node.level + 1] if node.level else []), *filter(None, [node.module])])
+            names |= {start, *(f'{start}.{a.name}' for a in node.names)}
+    return {n.removeprefix('deepfake_nb.') for n in names if n.startswith('deepfake_nb.') and _module_file(n.removeprefix('deepfake_nb.')).exists()}
 
 def code_modules(
     *names, # modules, such as 'data.faces'

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from .core import DataError
 
-# %% ../nbs/02_metrics.ipynb #0928cb29
+# %% ../nbs/02_metrics.ipynb #58cdcdd5
 def check_scores(
     y, # (n,) labels, 0 real, 1 fake
     score, # (n,) likelihood of fake
@@ -24,7 +24,7 @@ def check_scores(
     y, score = np.asarray(y), np.asarray(score, dtype=np.float64)
     if y.ndim != 1 or y.shape != score.shape: raise DataError(f'{y.shape} labels but {score.shape} scores; give one score for each label')
     if not len(y): raise DataError('no scores to measure; are all clips without a face, or is the split empty?')
-    if not np.isin(y, (0, 1)).all(): raise DataError(f'label {y[~np.isin(y, (0, 1))][0]!r} is neither 0 (real) nor 1 (fake); leave out clips without a label')
+    if not np.isin(y, (0, 1)).all(): raise DataError(f'label {y[~np.isin(y, (0, 1))][0]} is neither 0 (real) nor 1 (fake); leave out clips without a label')
     if not np.isfinite(score).all(): raise DataError(f'{(~np.isfinite(score)).sum()} of {len(y)} scores are not finite; leave out failed clips and report how many')
     if unit and (score.min() < 0 or score.max() > 1): raise DataError(f'scores from {score.min():g} to {score.max():g}; likelihoods lie in 0..1')
     if both and len(np.unique(y)) < 2: raise DataError(f'all {len(y)} clips are {"fake" if y[0] else "real"}; this metric needs both classes')
@@ -191,7 +191,7 @@ def group_weights(
         if k: counts[:, stratum] = rng.multinomial(k, [1/k] * k, size=n)
     return counts[:, inverse]
 
-# %% ../nbs/02_metrics.ipynb #b45959f8
+# %% ../nbs/02_metrics.ipynb #61675cc9
 def bootstrap(
     metric, # called as metric(y, score, weight) -> float, or (B,) for weights (B, n)
     y, # (n,) labels, 0 real, 1 fake
@@ -200,14 +200,14 @@ def bootstrap(
     n=1000, # resamples
     level=0.95, # coverage, 0..1
     seed=0, # int
-) -> tuple: # (value, low, high), floats; low and high are nan where a class has fewer than two sources
+) -> tuple: # (value, low, high), floats; low and high are nan where the sources of a class leave no choice
     "A metric with a percentile interval over resampled sources. Raises `DataError`."
     y, score, _ = check_scores(y, score)
     groups = list(groups)
     if len(groups) != len(y): raise DataError(f'{len(y)} scores but {len(groups)} groups; name the source of each sample')
     value = float(metric(y, score, None))
-    if min(len({g for g, label in zip(groups, y) if label == c}) for c in np.unique(y)) < 2: return value, np.nan, np.nan
     weight = group_weights(y, groups, n, seed)
+    if any((weight[:, y == c] == 1).all() for c in np.unique(y)): return value, np.nan, np.nan
     blocks = np.array_split(weight, -(-weight.size // 2**20)) # small enough for the processor's cache
     low, high = np.quantile(np.concatenate([metric(y, score, w) for w in blocks]), [(1 - level)/2, (1 + level)/2])
     return value, float(low), float(high)

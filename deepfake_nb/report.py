@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Chapter', 'read_chapter', 'chapters', 'chapter_key', 'Result', 'run_chapter', 'flatten', 'write_report', 'run_report']
 
-# %% ../nbs/50_report.ipynb #9319a4e1
+# %% ../nbs/50_report.ipynb #906b8f26
 import base64, re, shutil, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from .core import (PACKAGE, PARAMETERS, DataError, atomic_path, chapter_sizes, code_hash, digest, file_sha256, load_profile,
-                              project_root, read_json, run_record, write_json)
+                              project_root, read_json, resolve_data, run_record, write_json)
 
 # %% ../nbs/50_report.ipynb #f2fc679f
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def chapters(
         if name not in found: raise DataError(f'{name}: no such chapter; there are {", ".join(found)}')
     return [c for n, c in found.items() if not names or n in names]
 
-# %% ../nbs/50_report.ipynb #1326a8b8
+# %% ../nbs/50_report.ipynb #291f1ba8
 def _data_key(data):
-    if data == 'actors': return data
-    table = next((p for n in ('MANIFEST.csv', 'manifest.csv') if (p := Path(data)/n).exists()), None)
+    if (data := resolve_data(data)) == 'actors': return data
+    table = next((p for n in ('MANIFEST.csv', 'manifest.csv') if (p := data/n).exists()), None)
     if not table: raise DataError(f'{data}: no MANIFEST.csv there, so changes of the data could not be noticed')
     return file_sha256(table)
 
@@ -117,7 +117,7 @@ def _execute(chapter, folder, params, quiet):
     missing = [f for f in ('metrics.json', 'timings.json', 'provenance.json') if not (folder/f).exists()]
     return f'it ended without writing {", ".join(missing)}' if missing else ''
 
-# %% ../nbs/50_report.ipynb #b5abf16e
+# %% ../nbs/50_report.ipynb #8f73f1ee
 def _image_uri(path):
     return 'data:image/png;base64,' + base64.b64encode(path.read_bytes()).decode()
 
@@ -134,7 +134,7 @@ def flatten(
         else: rows[prefix + k] = _number(v)
     return rows
 
-def _number(x): return f'{x:.3f}' if isinstance(x, float) else str(x)
+def _number(x): return 'none' if x is None else f'{x:.3f}' if isinstance(x, float) else str(x)
 
 # %% ../nbs/50_report.ipynb #167e7cf2
 def _section(result):

@@ -39,7 +39,7 @@ class HeadParams:
     clothes: str # 'crew', 'vneck' or 'shirt'
     clothes_colour: tuple # linear RGB, 0..1
 
-# %% ../../nbs/08_data.head.ipynb #05ab975b
+# %% ../../nbs/08_data.head.ipynb #3fd97d52
 HAIR_COLOURS = np.array([(.012, .009, .008), (.02, .013, .010), (.045, .024, .014), (.09, .048, .024), (.17, .095, .045), (.34, .21, .10), (.16, .05, .018)])
 IRIS_COLOURS = np.array([(.045, .02, .009), (.08, .038, .016), (.13, .09, .035), (.11, .13, .06), (.10, .16, .22), (.17, .21, .24)])
 
@@ -59,14 +59,14 @@ def sample_head(
     shape = {k: float(np.clip(rng.normal(), -2.2, 2.2)) for k in SHAPE}
     grey = np.clip((age - 42)/30 + rng.normal(0, .2), 0, .95)
     colour = (1 - grey)*_pick_colour(rng, HAIR_COLOURS, melanin) + grey*np.array([.42, .41, .40])*rng.uniform(.5, 1.1)
-    styles = ['bald', 'buzz', 'short', 'short', 'side', 'side', 'curly', 'fringe'] if masculine > .5 else ['short', 'side', 'curly', 'fringe', 'bob', 'bob', 'long', 'long', 'tied']
+    styles = ['bald', 'buzz', 'short', 'short', 'side', 'side', 'curly', 'fringe'] if masculine > .5 else ['side', 'curly', 'fringe', 'bob', 'bob', 'long', 'long', 'long', 'tied', 'tied']
     return HeadParams(seed=int(seed), masculine=masculine, age=age, melanin=melanin, blood=float(rng.uniform(.25, .8)), shape=shape,
         hair=str(rng.choice(styles)), hair_colour=_tup(colour), recede=float(np.clip((age - 30)/50 + rng.normal(0, .25), 0, 1)*masculine),
         beard=float(rng.choice([0, .25, .35, .6, 1]))*(masculine > .5), freckles=float(max(0, rng.normal(0, .5)))*(melanin < .4),
-        make_up=float(rng.uniform(0, .8))*(masculine < .5), iris=_tup(_pick_colour(rng, IRIS_COLOURS, melanin)), glasses=bool(rng.random() < .12),
-        clothes=str(rng.choice(['crew', 'vneck', 'shirt'])), clothes_colour=_tup(np.clip(rng.dirichlet([2, 2, 2])*rng.choice([.12, .4, 1.0]), .01, .7)))
+        make_up=float(rng.uniform(0, .8))*(masculine < .5), iris=_tup(_pick_colour(rng, IRIS_COLOURS, melanin)), glasses=bool(rng.random() < .1),
+        clothes=str(rng.choice(['crew', 'vneck', 'shirt'])), clothes_colour=_tup(np.clip(rng.dirichlet([5, 5, 5])*rng.choice([.08, .25, .6, 1.4]), .01, .7)))
 
-# %% ../../nbs/08_data.head.ipynb #6a7028b8
+# %% ../../nbs/08_data.head.ipynb #d886294b
 BACKGROUNDS = ('wall', 'studio', 'room', 'shelf', 'window', 'outdoor')
 
 @dataclass
@@ -95,7 +95,7 @@ def sample_scene(
     return Scene(seed=int(seed), light=tuple(float(v) for v in light/np.linalg.norm(light)), key=_tup(1.45*contrast*tint),
         fill=_tup((.38 - .24*contrast)*tint[::-1]), ambient=_tup((.42 - .20*contrast)*np.exp(rng.normal(0, .04, 3))),
         background=str(rng.choice(BACKGROUNDS)), exposure=float(np.exp(rng.normal(.05, .13))), white_balance=_tup(np.exp(rng.normal(0, .04, 3))),
-        noise=float(rng.uniform(.004, .02)), blur=float(rng.uniform(.25, .7)))
+        noise=float(rng.uniform(.003, .012)), blur=float(rng.uniform(.25, .7)))
 
 # %% ../../nbs/08_data.head.ipynb #7d855346
 @dataclass
@@ -159,31 +159,31 @@ def _step(x, lo, hi):
 
 def _bump(x, y, cx, cy, sx, sy): return np.exp(-((x - cx)/sx)**2 - ((y - cy)/sy)**2)
 
-# %% ../../nbs/08_data.head.ipynb #4abe8406
+# %% ../../nbs/08_data.head.ipynb #273f0707
 def anatomy(
     params, # HeadParams
 ) -> SimpleNamespace: # positions and sizes in units
     "Where this person's features are."
     s, m, rng = SimpleNamespace(**params.shape), params.masculine - .5, np.random.default_rng([params.seed, 303])
     side = lambda sd: rng.normal(0, sd, 2)
-    chin = 11.35 + .42*s.face_length + .5*m
-    mouth = 6.85 + .22*s.mouth_height + .25*(chin - 11.35)
-    nose = 4.72 + .22*s.nose_length + .1*m
-    return SimpleNamespace(chin=chin, width=7.55 + .2*s.face_width + .15*m, jaw=.05*s.jaw + .1*m, mouth=mouth, nose=nose, nose_dx=rng.normal(0, .06),
-        eye_x=3.32 + .09*s.eye_spacing, eye_w=1.30 + .05*s.eye_size - .04*m, eye_up=.68 + .06*s.eye_size - .10*m, eye_low=.30 + .03*s.eye_size, eye_tilt=-.02 + .07*s.eye_tilt,
-        eye_dy=side(.05), brow_dy=side(.07), brow_y=-1.95 - .2*s.brow_height + .3*m, brow_arch=.45 + .13*s.brow_arch - .25*m, brow_thick=.27*np.exp(.2*s.brow_thick + .5*m),
-        nose_w=1.5 + .13*s.nose_width + .13*m + .18*params.melanin, nose_h=2.2 + .25*s.nose_height + .2*m - .3*params.melanin, nose_tip=1 + .1*s.nose_tip,
-        mouth_w=3.0 + .2*s.mouth_width + .15*m, mouth_dx=rng.normal(0, .05), mouth_tilt=rng.normal(0, .01),
+    chin = 11.25 + .40*s.face_length + .9*m
+    mouth = 7.25 + .22*s.mouth_height + .25*(chin - 11.25)
+    nose = 4.96 + .22*s.nose_length + .1*m
+    return SimpleNamespace(chin=chin, width=7.55 + .2*s.face_width + .15*m, jaw=.05*s.jaw + .17*m - .03, mouth=mouth, nose=nose, nose_dx=rng.normal(0, .06),
+        eye_x=3.21 + .09*s.eye_spacing, eye_w=1.30 + .05*s.eye_size - .04*m, eye_up=.70 + .06*s.eye_size - .18*m, eye_low=.30 + .03*s.eye_size, eye_tilt=.08 + .07*s.eye_tilt,
+        eye_dy=side(.05), brow_dy=side(.07), brow_y=-2.0 - .2*s.brow_height + .5*m, brow_arch=.45 + .13*s.brow_arch - .25*m, brow_thick=.26*np.exp(.2*s.brow_thick + .9*m),
+        nose_w=1.46 + .13*s.nose_width + .3*m + .18*params.melanin, nose_h=2.15 + .25*s.nose_height + .45*m - .3*params.melanin, nose_tip=1 + .1*s.nose_tip,
+        mouth_w=2.92 + .2*s.mouth_width + .15*m, mouth_dx=rng.normal(0, .05), mouth_tilt=rng.normal(0, .01),
         lip_u=.60*np.exp(.2*s.upper_lip - .35*m + .35*params.melanin), lip_l=.85*np.exp(.18*s.lower_lip - .25*m + .25*params.melanin),
-        cheek=.45 + .18*s.cheek, ridge=.28 + .12*s.brow_ridge + .4*m, chin_h=.45 + .15*s.chin + .25*m, depth=.2*s.eye_depth, ears=.95 + .22*s.ears, m=m, old=np.clip((params.age - 32)/40, 0, 1))
+        cheek=.45 + .18*s.cheek, ridge=.26 + .1*s.brow_ridge + .6*m, chin_h=.45 + .15*s.chin + .25*m, depth=.2*s.eye_depth, ears=.95 + .22*s.ears, m=m, old=np.clip((params.age - 32)/40, 0, 1))
 
-# %% ../../nbs/08_data.head.ipynb #9d2af0de
+# %% ../../nbs/08_data.head.ipynb #098d7506
 def _skull(a, theta, y):
     low = np.where(y > 0, y*11.8/a.chin, y)
-    width = PchipInterpolator([-20, -11.9, -11.2, -10, -8, -5, -2, 1, 4, 7, 9, 10.5, 30], [-9, 0, 3.0, 5.1, 6.9, 7.65, 7.75, 7.6, 7.25, 6.75, 6.25, 5.9, 5.5])(low)
-    front = PchipInterpolator([-20, -11.9, -11.2, -10, -8, -5, -2.2, -.3, 2, 5, 6.6, 8.4, 10.2, 11.4, 30], [-10, 0, 3.4, 5.9, 8.0, 9.1, 9.35, 8.75, 8.8, 9.2, 9.45, 9.15, 9.4, 9.1, 7])(low)
+    width = PchipInterpolator([-20, -11.9, -11.6, -11, -10, -8, -5, -2, 1, 4, 7, 9, 10.5, 30], [-9, 0, 2.2, 3.5, 4.85, 6.45, 7.5, 7.75, 7.6, 7.25, 6.75, 6.25, 5.9, 5.5])(low)
+    front = PchipInterpolator([-20, -11.9, -11.6, -11, -10, -8, -5, -2.2, -.3, 2, 5, 6.6, 8.4, 10.2, 11.4, 30], [-10, 0, 2.6, 4.2, 5.9, 7.9, 9.05, 9.25, 8.92, 8.85, 9.2, 9.45, 9.15, 9.4, 9.1, 7])(low)
     width = width*(a.width/7.6)*(1 + a.jaw*_step(low, 3, 9))
-    n = 2.25
+    front, n = front*(1 - .06*_step(low, -9, -4)), 2.5
     s, c = np.abs(np.sin(theta)), np.abs(np.cos(theta))
     r = ((s/np.maximum(np.abs(width), .05))**n + (c/np.maximum(np.abs(front), .05))**n)**(-1/n)
     return np.where(low < -11.9, -np.hypot(r, 0), r)
@@ -195,16 +195,16 @@ def _jaw_edge(a, theta):
 
 def _under_jaw(a, r, theta, y):
     over = (y - _jaw_edge(a, theta) - .12)/.30
-    return r - 5.5*.30*np.logaddexp(0, over)
+    return r - 8*.30*np.logaddexp(0, over)
 
-# %% ../../nbs/08_data.head.ipynb #a2170a04
+# %% ../../nbs/08_data.head.ipynb #c706d387
 def _nose(a, x, y):
     x = x - a.nose_dx*_step(y, 0, 4)
     k = (y + .20*x*x*_step(y, 2.5, 4))/(a.nose + .15)
-    height = PchipInterpolator([-.45, -.25, 0, .2, .45, .7, .80, .88, .97, 1.04, 1.2], [0, .10, .22, .40, .62, .92, 1.0, .93, .55, .15, 0])(np.clip(k, -.45, 1.2))*a.nose_h
-    half = PchipInterpolator([-.45, 0, .3, .6, .8, 1.2], [.95, .85, .92, 1.05, 1.15*a.nose_tip, 1.2])(np.clip(k, -.45, 1.2))
-    ridge = height*np.exp(-np.abs(x/half)**1.7)
-    wings = sum(.95*_bump(x, y, sgn*(a.nose_w - .35), a.nose - .38, .50, .50) for sgn in (-1, 1))
+    height = PchipInterpolator([-.45, -.25, 0, .2, .45, .7, .80, .88, .97, 1.04, 1.2], [.04, .12, .24, .40, .62, .92, 1.0, .95, .62, .15, 0])(np.clip(k, -.45, 1.2))*a.nose_h
+    half = PchipInterpolator([-.45, 0, .3, .6, .8, 1.2], [1.15, .92, .84, .92, 1.05*a.nose_tip, 1.15])(np.clip(k, -.45, 1.2))
+    ridge = height*np.exp(-np.abs(x/half)**1.8) + .30*_bump(x, y, 0, .80*a.nose, .78, .58)
+    wings = sum(1.05*_bump(x, y, sgn*(a.nose_w - .38), a.nose - .42, .52, .46) - .18*_bump(x, y, sgn*(a.nose_w + .22), a.nose - .45, .22, .55) for sgn in (-1, 1))
     return ridge + wings*(1 - .5*np.exp(-(x/.6)**2))
 
 def _face(a, x, y):
@@ -225,13 +225,15 @@ def _ears(a, theta, y):
     tall = _step(y, -1.9, -.6)*(1 - _step(y, 3.4, 4.6))
     return a.ears*rim*tall*(.8 + .25*_bump(0, y, 0, -.3, 1, 1.4))
 
-# %% ../../nbs/08_data.head.ipynb #802ee570
+# %% ../../nbs/08_data.head.ipynb #369cea09
+_THICK = {'bald': 0, 'buzz': .12, 'short': .7, 'side': 1.0, 'curly': 1.7, 'fringe': .9, 'bob': 1.1, 'long': 1.0, 'tied': .4}
+
 def _hairline(params, theta):
     t = np.degrees(np.abs(theta))
     up = -7.0 - 1.3*params.recede + .5*(params.masculine < .5)
     temple = -1.6*params.recede*np.exp(-((t - 38)/14)**2)
-    front = {'fringe': -3.3, 'bob': -5.8, 'long': -6.8}.get(params.hair, up)
-    if params.hair in ('bob', 'long'): knots = [front, front + .2, front + 1.4, -3.0, 1, 9.5, 9.5, 9.5] if params.hair == 'bob' else [front, front, front + .8, -3.4, 1, 18, 18, 18]
+    front = {'fringe': -4.0, 'bob': -5.8, 'long': -6.8}.get(params.hair, up)
+    if params.hair in ('bob', 'long'): knots = [front, front + .2, front + 1.4, -3.0, 1, 6.5, 8, 8] if params.hair == 'bob' else [front, front, front + .8, -3.4, 1, 6.5, 8, 8]
     elif params.hair == 'fringe': knots = [front, front - .1, front + .3, -1.9, .6, 2.0, -1.0, 6]
     else: knots = [front, front - .1, front + 1.0, -3.6, -.8, 1.6, -1.9, 6]
     return PchipInterpolator([0, 22, 42, 54, 63, 71, 83, 112], knots, extrapolate=False)(np.clip(t, 0, 112)) + temple
@@ -252,20 +254,25 @@ def _strands(params, rng, c):
     along = c.y*(n/Y_SPAN)*(.05 if curl < .9 else .5)
     fine, wide = (np.float32(rng.normal(0, 1, (256, 512))) for _ in range(2))
     look = lambda im, k: cv2.remap(im, np.float32((phi*k) % 511), np.float32((along*min(k, 1)) % 255), cv2.INTER_LINEAR)
-    return .55*look(fine, 1.0) + .6*look(wide, .33) + .5*look(fine, .11)
+    grazing = 1 - .6*_step(np.abs(c.theta), 1.0, 1.5)*(1 - .5*_step(c.y, -2, 2)) - .5*_step(-c.y, 9, 11.5)
+    return (.55*look(fine, 1.0) + .6*look(wide, .33) + .5*look(fine, .11))*np.clip(grazing, .25, 1)
 
 def _hair(params, rng, c):
-    thick = {'bald': 0, 'buzz': .12, 'short': .7, 'side': .95, 'curly': 1.7, 'fringe': .9, 'bob': 1.1, 'long': 1.0, 'tied': .45}[params.hair]
     strands = _strands(params, rng, c)
-    inside = _hairline(params, c.theta) - c.y + .35*strands*(.6 if params.hair != 'fringe' else 1.4) + .25*_noise(rng, c.n, 40)
-    alpha = _step(inside, -.15, .75)*(params.hair != 'bald')
+    inside = _hairline(params, c.theta) - c.y + .35*strands*(.35 if params.hair != 'fringe' else 1.3) + .2*_noise(rng, c.n, 40)
+    alpha = _step(inside, *((-.15, .6) if params.hair == 'fringe' else (-.35, 1.0)))*(params.hair != 'bald')
     if params.hair == 'buzz': alpha = alpha*.8
-    volume = _step(inside, -.2, 3.2)*thick*(1 + .35*_step(-c.y, 4, 10)) + .12*alpha*(thick > .3)
-    lumps = _noise(rng, c.n, 26 if params.hair == 'curly' else 12)*(.3 if params.hair == 'curly' else .12)*thick
-    return np.float32(alpha), np.float32(volume + lumps*_step(inside, .3, 2.5)), np.float32(strands)
+    lumps = _noise(rng, c.n, 26 if params.hair == 'curly' else 12)*(.28 if params.hair == 'curly' else .12)*_THICK[params.hair]
+    return np.float32(alpha), np.float32(_step(inside, -.2, 2.6)), np.float32(lumps*_step(inside, .3, 2.5)), np.float32(strands)
 
-# %% ../../nbs/08_data.head.ipynb #5f61f51d
-SKIN, MELANIN, BLOOD = np.array([.92, .72, .60]), np.array([1.75, 2.35, 2.95]), np.array([.16, .78, .66])
+def _hair_shell(params, a, c, skin, body, lumps):
+    "The radius with hair: a skull grown by the hair's thickness."
+    k = 1 + 1.15*_THICK[params.hair]/9
+    shell = k*_skull(a, c.theta, np.minimum((c.y + 3)/k - 3, 6)) + lumps
+    return np.where(shell > skin, skin + body*(shell - skin)*(shell > -1), skin)
+
+# %% ../../nbs/08_data.head.ipynb #922a3acf
+SKIN, MELANIN, BLOOD = np.array([.92, .72, .60]), np.array([1.85, 2.3, 2.7]), np.array([.16, .78, .66])
 
 def _skin_dyes(params, a, rng, c, x):
     ax, y, n = np.abs(x), c.y, c.n
@@ -288,9 +295,9 @@ def _wrinkles(params, a, rng, c, x):
     for k in range(4): h -= old*.035*np.exp(-((y - .1 - (k - 1.5)*.22*(ax - a.eye_x - .3) + .3*wob)/.06)**2)*_bump(ax, y, a.eye_x + 2.1, .1, .8, 1.2)
     for k in range(2): h -= (.003 + .05*old)*np.exp(-((y - .95 - .38*k - .1*(ax - a.eye_x)**2*-1 + .2*wob)/.08)**2)*_bump(ax, y, a.eye_x, 1, 1.2, 1)
     h -= .05*old*np.exp(-((ax - .45 + .5*wob)/.07)**2)*_bump(x, y, 0, -1.6, 1.5, .7)
-    return h + .010*_noise(rng, c.n, c.n//2) + .008*_noise(rng, c.n, c.n//6)
+    return h + .010*_noise(rng, c.n, c.n//2)*.7 + .005*_noise(rng, c.n, c.n//6)
 
-# %% ../../nbs/08_data.head.ipynb #587f0d1c
+# %% ../../nbs/08_data.head.ipynb #71347981
 def _strokes(rng, n, x0, y0, angle, length, width):
     big = np.zeros((2*n, 2*n), np.uint8)
     x1, y1 = x0 + np.cos(angle)*length, y0 + np.sin(angle)*length
@@ -302,24 +309,24 @@ def _brows(params, a, rng, c, place):
     n, count, out = c.n, int(300*(a.brow_thick/.27)), 0
     for side, sgn in enumerate((-1, 1)):
         s = rng.beta(1.1, 1.25, count)
-        thick = a.brow_thick*np.clip(1.35 - 1.1*s, .1, 1)*np.clip(s*9 + .5, 0, 1)
-        x = 1.15 + s*4.9
+        thick = a.brow_thick*np.clip(1.35 - 1.1*s, .1, 1)*np.clip(s*5 + .3, 0, 1)
+        x = 1.15 + s*4.8 + .12*rng.normal(0, 1, count)*(s < .15)
         y = a.brow_y + a.brow_dy[side] + .25 - a.brow_arch*np.sin(np.clip(s*1.25, 0, 1.6)*np.pi*.68) + .75*np.clip(s - .68, 0, 1)*2 + thick*rng.uniform(-1, 1, count)
         col, row = place(sgn*x, y)
         tilt = np.radians(-75 + 82*np.clip(s*1.7, 0, 1) + 18*np.clip(s - .6, 0, 1)/.4) + rng.normal(0, .18, count)
         tilt = np.where(sgn > 0, tilt, np.pi - tilt)
         out = np.maximum(out, _strokes(rng, n, col, row, tilt, rng.uniform(.35, .75, count)*n/Y_SPAN*.8, 1 + (rng.random(count) < .3*n/320)))
-    return np.clip(.72*out + .38*cv2.GaussianBlur(out, (0, 0), n/130), 0, 1)*(.95 if a.m > 0 else .82)
+    return np.clip(.72*out + .38*cv2.GaussianBlur(out, (0, 0), n/130), 0, 1)*(.95 if a.m > 0 else .9)
 
 def _beard(params, a, rng, c, x):
     ax, y = np.abs(x), c.y
     jaw = _step(y, 3.6, 6.8)*_step(y - (2.2 + 1.05*np.clip(6.6 - ax, 0, 4)), -.6, .8) + _step(ax, 5.2, 6.4)*_step(y, .5, 2)
     lip = _bump(x, y, 0, a.mouth - 1.05, 2.6, .55)*1.3
-    region = np.clip(jaw + lip, 0, 1)*(1 - .75*_bump(x, y, 0, a.mouth + 1.3, 2.6, .35)*(1 - np.exp(-(x/.8)**2)))*(1 - _step(np.degrees(np.abs(c.theta)), 76, 84))
+    region = np.clip(jaw + lip, 0, 1)*(1 - .75*_bump(x, y, 0, a.mouth + 1.3, 2.6, .35)*(1 - np.exp(-(x/.8)**2)))*(1 - _step(np.degrees(np.abs(c.theta)), 76, 84))*(1 - _step(y - _jaw_edge(a, c.theta), .1, .6))
     region = region*_step(region + .18*_noise(rng, c.n, 30), .25, .75)
     return np.float32(region)
 
-# %% ../../nbs/08_data.head.ipynb #3cfadb4d
+# %% ../../nbs/08_data.head.ipynb #af6f647c
 def _inverse_chart(x, n):
     xs, half = np.linspace(-9, 9, 361), n//2
     u = (np.arange(half) + .5)/n*2*U_MAX
@@ -334,12 +341,14 @@ class _Maps:
         base = np.minimum(_skull(a, c.theta, c.y), 30)
         self.x = np.float32(base*c.sin)
         self.to_u = _inverse_chart(self.x, c.n)
-        self.hair_alpha, volume, strands = _hair(params, rng, c)
+        self.hair_alpha, body, lumps, strands = _hair(params, rng, c)
         under = _under_jaw(a, base, c.theta, c.y)
-        curtain = _step(_hairline(params, c.theta) - c.y, 0, 1.5)*(params.hair in ('bob', 'long'))
-        skin = np.maximum(under, curtain*(6.7 + .9*_step(c.y, 2, 12))*_step(c.y, -3, 1) - 3*(c.y < -3)) + _face(a, self.x, c.y)*(np.abs(c.theta) < 1.4) + _ears(a, c.theta, c.y)*(1 - curtain)
+        curtain = _step(_hairline(params, c.theta) - c.y, 0, 1.2)*(params.hair in ('bob', 'long'))*_step(c.y, -5, -1)
+        skin = np.where(curtain > 0, np.maximum(under, under + curtain*(7.3 - under)), under) + _face(a, self.x, c.y)*(np.abs(c.theta) < 1.4) + _ears(a, c.theta, c.y)*(1 - curtain)
         self.skin = np.float32(np.maximum(np.where(base < .1, base, skin), -2.5))
-        self.radius = cv2.resize(np.float32(self.skin + volume*(base > .1)), (c.n//2, c.n//2), interpolation=cv2.INTER_AREA)
+        bare = under + _face(a, self.x, c.y)
+        self.bare = cv2.resize(np.float32(np.maximum(np.where(base < .1, base, bare), -2.5)), (c.n//2, c.n//2), interpolation=cv2.INTER_AREA)
+        self.radius = cv2.resize(np.float32(np.maximum(_hair_shell(params, a, c, self.skin, body, lumps), -2.5)), (c.n//2, c.n//2), interpolation=cv2.INTER_AREA)
         self._paint(params, rng, strands)
 
     def place(self, x, y):
@@ -351,8 +360,8 @@ class _Maps:
         a, c, x = self.a, self.c, self.x
         melanin, blood = _skin_dyes(params, a, rng, c, x)
         colour, relief = _skin(melanin, blood), _wrinkles(params, a, rng, c, x)
-        nostril = sum(_bump(x - .35*(c.y - a.nose)*np.sign(x), c.y, sgn*(a.nose_w*.48) + a.nose_dx, a.nose + .02, .36, .19) for sgn in (-1, 1))
-        colour = colour*(1 - .93*np.clip(1.5*nostril, 0, 1))[..., None]
+        nostril = sum(_bump(x - .35*(c.y - a.nose)*np.sign(x), c.y, sgn*(a.nose_w*.50) + a.nose_dx, a.nose + .0, .30, .15) for sgn in (-1, 1))
+        colour = colour*(1 - .82*np.clip(1.2*nostril, 0, 1))[..., None]
         hair = np.array(params.hair_colour)
         tone = np.clip(1 + .36*strands + .15*_noise(rng, c.n, 20), .25, 2.4)[..., None]
         beard = _beard(params, a, rng, c, x)*params.beard
@@ -360,7 +369,7 @@ class _Maps:
         cover = np.clip(beard*(.42 + .58*grain*(params.beard > .3)), 0, .95)[..., None] if params.beard else np.zeros((1, 1, 1))
         colour = colour*(1 - cover) + cover*(hair*.9 + .03*colour if params.beard > .5 else colour*np.array([.45, .47, .52]))
         brow = _brows(params, a, rng, c, self.place)[..., None]
-        colour = colour*(1 - brow) + brow*(hair*.75 + .004)
+        colour = colour*(1 - brow) + brow*(np.minimum(hair*.7, .07 + .1*hair) + .004)
         self.ear_shade = _step(np.degrees(np.abs(c.theta)), 78, 86)*_bump(0, c.y, 0, 1.2, 1, 2.6)*(.5 + .5*np.sin(np.abs(c.theta)*38))
         colour = colour*(1 - .35*self.ear_shade[..., None])
         h = self.hair_alpha[..., None]
@@ -370,9 +379,9 @@ class _Maps:
         relief = relief*(1 - h[..., 0]) + .085*strands*h[..., 0]*(params.hair != 'buzz') + (.05*grain*beard if params.beard else 0)
         self.relief = np.float32(np.dstack([relief - .35*np.clip(nostril, 0, 1), self.hair_alpha]))
 
-# %% ../../nbs/08_data.head.ipynb #52b5dcb1
+# %% ../../nbs/08_data.head.ipynb #e46b5689
 def _mouth_state(a, pose):
-    gap, smile = 2.0*pose.mouth_open, pose.smile
+    gap, smile = 1.85*pose.mouth_open, pose.smile
     half = a.mouth_w*(1 + .10*pose.mouth_wide + .13*smile - .05*pose.mouth_open - .05*max(0, -pose.mouth_wide))
     return SimpleNamespace(half=half, up=.16*gap + .10*smile, down=.84*gap, lift=-.55*smile + .30*gap*.5, jaw=.84*gap,
                            thin=1 - .12*smile - .08*pose.mouth_open + .12*max(0, -pose.mouth_wide))
@@ -395,7 +404,7 @@ def _bulges(a, pose, x, y):
     r = pose.smile*(.38*_bump(ax, y, 4.4, 2.7, 1.5, 1.2) - .22*_bump(ax - .5*(y - a.nose), y, 2.5, a.nose + 1.4, .45, 1.4))
     return r - .5*m.jaw*_step(y, a.mouth, a.chin)*np.exp(-(x/5.)**2)*.8 - .35*pose.mouth_open*_bump(ax, y, 4.8, 6.5, 1.4, 2)
 
-# %% ../../nbs/08_data.head.ipynb #1d978c53
+# %% ../../nbs/08_data.head.ipynb #8594b591
 _LIP_S = [0, .13, .28, .45, .62, .85, 1]
 _UPPER = PchipInterpolator(_LIP_S, [.74, .84, .96, .80, .56, .18, 0])
 _LOWER = PchipInterpolator(_LIP_S, [1, .99, .94, .80, .60, .20, 0])
@@ -413,13 +422,13 @@ def _lip_curves(a, pose, x):
     top, bottom = line - m.up*inner*1.0, line + m.down*inner
     return top - a.lip_u*m.thin*_UPPER_LUT[k], top, bottom, bottom + a.lip_l*m.thin*_LOWER_LUT[k], s
 
-def _lip_colour(params, shade):
+def _lip_colour(params):
     dark = params.melanin
-    base = _skin(np.array(dark*.92 + .06), np.array(.95 + .45*params.blood))
+    base = _skin(np.array(dark*.92 + .06), np.array(1.05 + .5*params.blood))
     rouge = np.array([.33, .035, .05])*(1 - .4*dark)
     return base*(1 - .55*params.make_up) + rouge*.55*params.make_up
 
-# %% ../../nbs/08_data.head.ipynb #7324f8cb
+# %% ../../nbs/08_data.head.ipynb #f8ac8b15
 def _teeth(x, top, bottom, a, y, m):
     edge, lower = a.mouth + .55 - m.up*.3, a.mouth + m.jaw + .42
     width = np.where(np.abs(x) < 1.5, .42, .36)
@@ -442,8 +451,8 @@ def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
     lip = np.maximum(upper, lower)*inside*np.clip((1 - np.abs(s))*9, 0, 1)
     edge = np.clip(np.where(upper > lower, v_up, 1 - v_lo)*2.8, 0, 1)
     creases = 1 - .16*np.abs(grain)
-    tone = _lip_colour(params, None)*(creases*(1 - .10*upper))[..., None]
-    colour[..., :3] += (lip*(.55 + .45*edge))[..., None]*(tone - colour[..., :3])
+    tone = _lip_colour(params)*(creases*(1 - .10*upper))[..., None]
+    colour[..., :3] += (lip*(.68 + .32*edge))[..., None]*(tone - colour[..., :3])
     colour[..., 3] += lip*(1.0 + .9*_bump(s, v_lo, 0, .45, .6, .35)*lower - colour[..., 3])
     line = np.exp(-((y - np.where(y > .5*(iu + il), il, iu))/(.11))**2)*inside*np.clip((1.04 - np.abs(s))*8, 0, 1)
     colour[..., :3] *= (1 - .72*line)[..., None]
@@ -451,7 +460,7 @@ def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
         tooth, shade = _teeth(x - a.mouth_dx, iu, il, a, y, m)
         tongue = _bump(x, y, a.mouth_dx, il - .15, 1.7, .55 + .2*m.jaw)*.9
         inner = np.array([.040, .011, .009]) + tongue[..., None]*np.array([.17, .050, .045])
-        inner = inner + tooth[..., None]*(np.array([.58, .52, .42])*shade[..., None] - inner)
+        inner = inner + tooth[..., None]*(np.array([.74, .68, .57])*shade[..., None] - inner)
         inner = inner*(np.clip((y - iu)/.35 + .30, .3, 1)*np.clip((m.half - np.abs(x))/.9, .1, 1))[..., None]
         colour[..., :3] += cavity[..., None]*(inner - colour[..., :3])
         colour[..., 3] *= 1 - .6*cavity
@@ -460,7 +469,7 @@ def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
     relief[..., 1] *= 1 - np.maximum(lip, cavity)
     return cavity
 
-# %% ../../nbs/08_data.head.ipynb #9c0018fc
+# %% ../../nbs/08_data.head.ipynb #55e97c31
 def _lid_curves(a, pose, side, x):
     "Heights of the upper and lower lid at x of one eye (side 0: picture's left), and s = 0 (inner) .. 1 (outer corner)."
     sgn = (-1, 1)[side]
@@ -470,9 +479,9 @@ def _lid_curves(a, pose, side, x):
     wide = 1 + .18*max(0, pose.brow) + .10*max(0, -pose.gaze_y) - .16*max(0, pose.gaze_y)
     upper = corner - a.eye_up*wide*arch**.64*(1 + .12*(s - .5))
     lower = corner + (a.eye_low - .14*pose.smile)*arch**.75*(1 - .25*(s - .5))
-    shut = lower - .03*arch
     close = np.clip(pose.blink + .10*pose.smile, 0, 1)
-    return upper + close*(shut - upper), lower - .06*close*arch, s
+    lower = lower - .16*close*arch
+    return upper + close*(lower - .03*arch - upper), lower, s
 
 def _iris(params, d, angle, radius, fibres):
     k = d/radius
@@ -503,7 +512,7 @@ def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
     tail = np.exp(-((y - up + .10 + .0*s)/.10)**2)*_step(s, .7, 1)*(s < 1)*.4
     fold = np.exp(-((y - up + (.27 + .10*(1 - pose.blink))*np.clip(4*s*(1 - s), 0, 1)**.5 + .05)/.075)**2)*inside*(1 - .75*pose.blink)
     under = np.exp(-((y - low - .03)/.055)**2)*inside
-    skin = colour[..., :3]*(1 - .34*fold)[..., None]*(1 + .14*under - .0)[..., None]
+    skin = colour[..., :3]*(1 - .34*fold)[..., None]*(1 + .14*under)[..., None]
     dark = np.clip(lash + tail, 0, .93)[..., None]
     out = skin + hole[..., None]*(eye - skin)
     colour[..., :3] = out*(1 - dark) + dark*(.012 + .1*np.array(params.hair_colour)*.3)
@@ -512,25 +521,37 @@ def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
     relief[..., 0] += (1 - hole)*(.16*np.exp(-np.clip(up - y, 0, 9)/.42)*(y < up + .1)*inside + .06*under) - .05*fold + hole*(ball - .30)*.5
     relief[..., 1] *= 1 - hole
 
-# %% ../../nbs/08_data.head.ipynb #c073710e
+# %% ../../nbs/08_data.head.ipynb #8dc0f18d
 def _points_on_chart(a, pose):
-    jaw_x = np.array([7.60, 7.50, 7.32, 7.02, 6.35, 5.12, 3.60, 1.90, 0])*np.r_[np.full(4, a.width/7.6), np.full(5, (a.width/7.6)*(1 + a.jaw))]
-    jaw_y = np.array([-.1, 1.9, 3.85, 5.75, 7.55, 9.0, 10.25, 11.15, 11.55])*np.r_[np.ones(2), np.linspace(1, a.chin/11.75, 7)]
+    jaw_x = np.array([7.56, 7.45, 7.24, 6.93, 6.3, 5.12, 3.60, 1.90, 0])*np.r_[np.full(4, a.width/7.6), np.full(5, (a.width/7.6)*(1 + a.jaw))]
+    jaw_y = np.array([-.6, 1.4, 3.4, 5.4, 7.2, 8.65, 9.95, 10.98, 11.42])*np.r_[np.ones(2), np.linspace(1, a.chin/11.75, 7)]
     s = np.linspace(0, 1, 5)
-    brow = np.stack([1.2 + 4.85*s, a.brow_y + .05 - a.brow_arch*np.sin(np.clip(s*1.25, 0, 1.6)*np.pi*.68) + .8*np.clip(s - .68, 0, 1)*2.2], 1)
+    brow = np.stack([1.12 + 4.75*s, a.brow_y - .10 + .30*(1 - s)**4 - a.brow_arch*np.sin(np.clip(s*1.25, 0, 1.6)*np.pi*.68) + .8*np.clip(s - .68, 0, 1)*2.2], 1)
     brows = [np.stack([sgn*brow[:, 0], brow[:, 1] + a.brow_dy[i]], 1) for i, sgn in enumerate((-1, 1))]
-    bridge = np.stack([np.zeros(4), np.array([-.35, .9, 2.1, 3.35])*np.r_[1, np.full(3, a.nose/4.62)]], 1)
-    base = np.stack([np.array([-1.06, -.55, 0, .55, 1.06])*a.nose_w, a.nose + np.array([-.33, -.10, .10, -.10, -.33])], 1)
+    bridge = np.stack([np.zeros(4), np.array([-.25, 1.2, 2.6, 3.95])*np.r_[1, np.full(3, a.nose/4.92)]], 1)
+    base = np.stack([np.array([-.85, -.44, 0, .44, .85])*a.nose_w, a.nose + np.array([-.22, 0, .16, 0, -.22])], 1)
     jaw = np.r_[np.stack([-jaw_x, jaw_y], 1), np.stack([jaw_x, jaw_y], 1)[-2::-1]]
     skin = np.r_[jaw, brows[0][::-1], brows[1], bridge, base]
-    for _ in range(1): rest = skin.copy()
+    rest = skin.copy()
     for _ in range(12): skin = rest + np.stack(_displacement(a, pose, skin[:, 0], skin[:, 1]), 1)
     return np.r_[skin, _eye_points(a, pose), _mouth_points(a, pose)]
+
+def _surface_point(theta, y, radius):
+    r = _sample(radius, np.sin(theta)/(np.cos(theta) + K), y).reshape(theta.shape)
+    return np.stack([r*np.sin(theta), y, r*np.cos(theta)], -1)
+
+def _contour(theta, y, radius, pose):
+    "Move the jaw's far side to where the eye sees the outline, as annotators do."
+    k = np.linspace(.45, 1, 23)
+    tries = theta[:, None]*k
+    p = _surface_point(tries, np.repeat(y[:, None], len(k), 1), radius)
+    across = p[..., 0]*np.cos(np.radians(pose.yaw)) + p[..., 2]*np.sin(np.radians(pose.yaw))
+    return tries[np.arange(17), np.argmax(np.sign(theta)[:, None]*across, 1)]
 
 def _eye_points(a, pose):
     out = []
     for side, sgn in enumerate((-1, 1)):
-        s = np.array([1, .69, .33, 0, .33, .69]) if side == 0 else np.array([0, .33, .69, 1, .69, .33])
+        s = np.array([.96, .68, .34, .02, .34, .68]) if side == 0 else np.array([.02, .34, .68, .96, .68, .34])
         x = sgn*(a.eye_x - a.eye_w + 2*a.eye_w*s)
         up, low, _ = _lid_curves(a, pose, side, x)
         out.append(np.stack([x, np.where(np.arange(6) < 4, up, low)], 1))
@@ -538,13 +559,13 @@ def _eye_points(a, pose):
 
 def _mouth_points(a, pose):
     half = _mouth_state(a, pose).half
-    s_out, s_in = np.array([-1, -.6, -.26, 0, .26, .6, 1, .62, .28, 0, -.28, -.62]), np.array([-.90, -.27, 0, .27, .90, .27, 0, -.27])
+    s_out, s_in = np.array([-.96, -.6, -.26, 0, .26, .6, .96, .62, .28, 0, -.28, -.62]), np.array([-.79, -.27, 0, .27, .79, .27, 0, -.27])
     x = a.mouth_dx + half*np.r_[s_out, s_in]
     ou, iu, il, ol, _ = _lip_curves(a, pose, x)
     k = np.arange(20)
     return np.stack([x, np.select([k < 7, k < 12, k < 17], [ou, ol, iu], il)], 1)
 
-# %% ../../nbs/08_data.head.ipynb #e52f3b14
+# %% ../../nbs/08_data.head.ipynb #6d92b763
 _DISTANCE, _PIVOT = 75., np.array([0, 7., -1.])
 
 def _rays(pose, size, n, scale):
@@ -558,7 +579,7 @@ def _rays(pose, size, n, scale):
 def _project(points, pose, size, scale):
     p = (points - _PIVOT)@rotation(pose).T + _PIVOT
     k = scale/(1 - p[:, 2:]/_DISTANCE)
-    return np.float32(p[:, :2]*k + size*np.array([.5 + pose.tx, .45 + pose.ty]))
+    return np.float32(p[:, :2]*k + size*np.array([.5 + pose.tx, .45 + pose.ty]) - .5)
 
 def _outside(field, p):
     rho = np.sqrt(p[0]*p[0] + p[2]*p[2])
@@ -590,7 +611,7 @@ def _march(field, o, d, near=14., far=-7., steps=15):
     _, u = _outside(field, o + d*z)
     return u, (o + d*z)[1], best
 
-# %% ../../nbs/08_data.head.ipynb #72337b83
+# %% ../../nbs/08_data.head.ipynb #b719731c
 _WRAP = np.array([.34, .20, .15])
 
 def _shadow(radius, c, light):
@@ -620,7 +641,7 @@ def _lit(colour, gloss, normal, seen, open_, scene, hair=0):
     key, l = np.float32(scene.key), np.float32(scene.light)
     fill_dir = np.float32([-np.sign(l[0] + 1e-6)*.75, -.15, .65])
     nl, nf = normal@l, np.clip(normal@fill_dir*.7 + .3, 0, None)
-    ambient = (.72 - .28*normal[..., 1])*open_
+    ambient = (.78 - .20*normal[..., 1])*open_
     half = l + np.float32([0, 0, 1]); half /= np.linalg.norm(half)
     nh = np.clip(normal@half, 0, 1)
     out = np.empty_like(colour)
@@ -633,16 +654,20 @@ def _lit(colour, gloss, normal, seen, open_, scene, hair=0):
         out[..., i] = colour[..., i]*(key[i]*diffuse*s + np.float32(scene.fill[i])*nf*open_ + np.float32(scene.ambient[i])*ambient) + key[i]*spec*1.3 + np.float32(scene.ambient[i])*rim*colour[..., i]
     return out
 
-# %% ../../nbs/08_data.head.ipynb #f7e4a9a3
+# %% ../../nbs/08_data.head.ipynb #a37c1f35
+def _neck(a, Y): return 4.7 + 1.0*a.m + .35*_step(Y, 12, 17) + 1.2*_step(Y, 14.5, 19)
+
+def _slope(a, X):
+    "How far the shoulder lies below the neck's foot."
+    wide = 20 + 4*a.m
+    return 8*(np.clip(np.abs(X) - 3.5, 0, None)/wide)**1.15 + .02*np.clip(np.abs(X) - wide*.7, 0, None)**2
+
 def _body_height(a, X, Y):
-    neck = 4.75 + .55*a.m + .35*_step(Y, 12, 17) + 1.2*_step(Y, 14.5, 19)
-    nz = np.sqrt(np.clip(1 - (X/neck)**2, 0, 1))*4.6 - 1 - .25*_step(Y, 13, 17)
+    nz = np.sqrt(np.clip(1 - (X/_neck(a, Y))**2, 0, 1))*4.6 - 1 - .25*_step(Y, 13, 17)
     nz = nz + .55*_bump(np.abs(X) - .9 - .30*(19 - Y), Y, 0, 15, .7, 4)*.8 - .4*_bump(X, Y, 0, 18.2, .8, .8)
-    wide = 20 + 2.2*a.m
-    top = 16.2 + 5.0*(np.clip(np.abs(X) - 3.5, 0, None)/wide)**1.15*1.6 + .02*np.clip(np.abs(X) - wide*.7, 0, None)**2
-    sink = np.clip(Y - top, 0, 40)
+    sink = np.clip(Y - 16.2 - _slope(a, X), 0, 40)
     shoulder = 6.2*(1 - np.exp(-sink/4.2)) - 2.2 - .010*X**2*.4
-    return nz, shoulder, np.abs(X) < neck, Y > top
+    return nz, shoulder
 
 def _neckline(params, X, Y):
     ax = np.abs(X)
@@ -652,9 +677,9 @@ def _body(params, a, scene, size, scale):
     "The lit body: (S, S, 3) linear light and (S, S) alpha on a canvas a half larger than the frame."
     n, rng = int(size*1.5), np.random.default_rng([params.seed, 505])
     X, Y = np.meshgrid((np.arange(n) + .5 - n/2)/scale, (np.arange(n) + .5 - size*.25 - size*.45)/scale + 1.7)
-    nz, sh, in_neck, in_body = _body_height(a, X, Y)
+    nz, sh = _body_height(a, X, Y)
     px = 1/scale
-    cloth = np.clip(_neckline(params, X, Y)/px + .5, 0, 1)*np.clip((Y - 16.2 - 8*(np.clip(np.abs(X) - 3.5, 0, None)/(20 + 2.2*a.m))**1.15 + .35 - .02*np.clip(np.abs(X) - (20 + 2.2*a.m)*.7, 0, None)**2)/px + .5, 0, 1)
+    cloth = np.clip(_neckline(params, X, Y)/px + .5, 0, 1)*np.clip((Y - 16.2 - _slope(a, X) + .35)/px + .5, 0, 1)
     skin_z = np.maximum(nz, sh - .25)
     folds = .22*_noise(rng, n, 7, 3) + .25*np.sin(X*.5 + Y*.22 + 1.5*_noise(rng, n, 4))*_step(Y, 20, 27)
     collar = .35*np.exp(-(_neckline(params, X, Y) - .5)**2/.18)
@@ -668,12 +693,29 @@ def _body(params, a, scene, size, scale):
     colour = np.float32(skin + cloth[..., None]*(fabric - skin))
     contact = 1 - .45*np.exp(-np.clip(_neckline(params, X, Y) + .25, -9, 0)**2/.3)*(1 - cloth)
     light = _lit(colour, np.float32(.5*(1 - cloth)), normal, np.ones((n, n), np.float32), np.float32(contact*(.45 + .55*_step(Y, 10, 17))), scene)
-    alpha = np.maximum(np.clip((4.75 + .55*a.m + .35*_step(Y, 12, 17) + 1.2*_step(Y, 14.5, 19) - np.abs(X))/px + .5, 0, 1)*(Y > 4),
-                       np.clip((Y - 16.2 - 8*(np.clip(np.abs(X) - 3.5, 0, None)/(20 + 2.2*a.m))**1.15 - .02*np.clip(np.abs(X) - (20 + 2.2*a.m)*.7, 0, None)**2)/px + .5, 0, 1))
+    alpha = np.maximum(np.clip((_neck(a, Y) - np.abs(X))/px + .5, 0, 1)*(Y > 4),
+                       np.clip((Y - 16.2 - _slope(a, X))/px + .5, 0, 1))
     alpha = np.maximum(alpha, cloth)
     return cv2.merge([*cv2.split(np.float32(light*alpha[..., None])), np.float32(alpha)])
 
-# %% ../../nbs/08_data.head.ipynb #30de1797
+# %% ../../nbs/08_data.head.ipynb #2677ac5c
+def _tresses(params, scene, size, scale):
+    "Long hair that falls behind the neck, premultiplied, on the body's canvas."
+    n, rng = int(size*1.5), np.random.default_rng([params.seed, 808])
+    X, Y = np.meshgrid((np.arange(n) + .5 - n/2)/scale, (np.arange(n) + .5 - size*.25 - size*.45)/scale)
+    long = params.hair == 'long'
+    wave = .35*np.sin(Y*.8 + 3*_noise(rng, n, 3)) + .25*_noise(rng, n, 6)
+    fine = cv2.resize(np.float32(rng.normal(0, 1, (6, n))), (n, n), interpolation=cv2.INTER_CUBIC)
+    strands = cv2.remap(fine, np.float32(((X + wave)*scale*.8) % (n - 1)), np.float32(np.clip(Y*scale, 0, n - 1)), cv2.INTER_LINEAR)
+    end = (17.5 if long else 9.2) - .02*X**2 + .5*strands*long
+    width = 7.7 - .22*np.clip(1.5 - Y, 0, 9)**2 + (.12*np.clip(Y - 3, 0, 9) if long else .06*np.clip(Y, 0, 6)) - (.25*np.clip(Y - 12, 0, 9) if long else .5*np.clip(Y - 6.5, 0, 9))
+    alpha = np.clip((width + wave - np.abs(X))*1.6 + .3*strands, 0, 1)*np.clip((end - Y)*1.2, 0, 1)*(Y > -4)
+    round_ = .55 + .45*np.clip(1 - .6*np.exp(-((width - np.abs(X))/1.0)), 0, 1)
+    inner = .28 + .72*_step(np.abs(X), 4.3, 7)
+    side = np.clip(1 + .5*scene.light[0]*X/8, .3, 1.6)
+    lit = np.array(params.hair_colour)*(np.clip(1 + .38*strands, .2, 2.4)*round_*inner*side)[..., None]*(.75*np.array(scene.key) + np.array(scene.fill) + np.array(scene.ambient))
+    return np.float32(np.dstack([lit*alpha[..., None], alpha]))
+
 def _boxes(image, rng, count, lo, hi, wide, tall):
     n = image.shape[0]
     for _ in range(count):
@@ -702,22 +744,47 @@ def _background(scene, size):
         for k in (.22, .45): cv2.line(im, (int((left + k)*n), -5), (int((left + k)*n), int(.65*n)), tone.tolist(), 3)
     if kind == 'outdoor':
         im = np.float32(np.dstack([.16 + .45*(1 - y), .26 + .38*(1 - y), .12 + .70*(1 - y)])*.8)
-        for _ in range(60): cv2.circle(im, (int(rng.uniform(0, n)), int(rng.normal(.65, .22)*n)), int(rng.uniform(2, 9)), (np.array([.16, .26, .08])*rng.uniform(.15, 2.2)).tolist(), -1)
-    im = cv2.GaussianBlur(np.maximum(im, 0), (0, 0), rng.uniform(2, 6))
+        for _ in range(60): cv2.circle(im, (int(rng.uniform(0, n)), int(rng.normal(.65, .22)*n)), int(rng.uniform(2, 9)), (np.array([.16, .22, .10])*rng.uniform(.15, 1.9)).tolist(), -1)
+    im = cv2.GaussianBlur(np.maximum(im, 0), (0, 0), rng.uniform(3, 7))
     return cv2.resize(np.float32(im), (size, size), interpolation=cv2.INTER_CUBIC)
 
-# %% ../../nbs/08_data.head.ipynb #a7ec8455
+# %% ../../nbs/08_data.head.ipynb #70086356
 _TONE = np.uint8(np.clip(255*np.clip(1.06*(1 - np.exp(-1.25*np.linspace(0, 4, 4096)))/(1 - np.exp(-1.25*4))*.98, 0, 1)**(1/2.2), 0, 255) + .5)
 
-def _develop(linear, scene, size, rng):
-    gain = np.float32(scene.exposure*np.array(scene.white_balance)*(4095/4))
+def _develop(linear, scene, size, exposure, rng):
+    gain = np.float32(exposure*np.array(scene.white_balance)*(4095/4))
     linear = cv2.GaussianBlur(linear, (0, 0), max(scene.blur*size/256, .2))
     image = _TONE[np.clip(linear*gain, 0, 4095).astype(np.uint16)]
     if rng is None: return image
     noise = rng.standard_normal(image.shape, dtype=np.float32)*(255*scene.noise)
     return np.clip(image + noise*(1.2 - image/400.), 0, 255).astype(np.uint8)
 
-# %% ../../nbs/08_data.head.ipynb #17e21aab
+# %% ../../nbs/08_data.head.ipynb #643755d5
+def _glasses_wire(a):
+    t = np.linspace(0, 2*np.pi, 41)
+    sup = lambda v: np.sign(v)*np.abs(v)**.75
+    wires = []
+    for sgn in (-1, 1):
+        x = sgn*(a.eye_x + .05) + 2.3*sup(np.cos(t))
+        wires.append(np.stack([x, .25 + 1.9*sup(np.sin(t)), 10.6 - .055*x**2], 1))
+        wires.append(np.array([[sgn*(a.eye_x + 2.35), -.5, 8.6], [sgn*(a.width + .25), -.55, 5.], [sgn*(a.width + .4), -.4, 0]]))
+    s = np.linspace(-1, 1, 9)
+    return wires + [np.stack([s*(a.eye_x - 2.2), -.25 - .3*(1 - s*s), 10.6 + .2*(1 - s*s)], 1)]
+
+def _wear_glasses(picture, a, pose, size, scale):
+    mask, lens = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
+    for i, wire in enumerate(_glasses_wire(a)):
+        hidden = i in (1, 3) and (pose.yaw > 4 if i == 3 else pose.yaw < -4)
+        points = np.int32(np.round(_project(wire, pose, size, scale)*16))
+        if i in (0, 2): cv2.fillPoly(lens, [points], 255, cv2.LINE_AA, 4)
+        if not hidden: cv2.polylines(mask, [points], False, 255, max(1, int(round(.13*scale))), cv2.LINE_AA, 4)
+    wire, glass = np.float32(mask/255*.8)[..., None], np.float32(lens/255)[..., None]
+    shine = np.float32(np.linspace(.035, 0, size))[:, None, None]
+    picture *= 1 - .06*glass
+    picture += glass*shine
+    picture += wire*(.012 - picture)
+
+# %% ../../nbs/08_data.head.ipynb #b4275d88
 class Head:
     "One identity in one scene, ready to be rendered in any pose."
     def __init__(self,
@@ -730,14 +797,18 @@ class Head:
         self.grain = _noise(np.random.default_rng([params.seed, 707]), self.maps.c.n, self.maps.c.n//3)
         self.body = _body(params, self.maps.a, scene, size, self.unit)
         self.back = _background(scene, size)
+        self.gain = scene.exposure*(.20/_skin(np.array(params.melanin), np.array(.5)).mean())**.3
+        self.tresses = _tresses(params, scene, size, self.unit) if params.hair in ('bob', 'long') else None
         m, c = self.maps, self.maps.c
         x = self.maps.x
         self.coarse = (cv2.resize(x, (c.n//4, c.n//4), interpolation=cv2.INTER_AREA), cv2.resize(c.y, (c.n//4, c.n//4), interpolation=cv2.INTER_AREA))
         self.dudx = np.float32(1/np.maximum(np.gradient(x, axis=1)/c.du, 3))
         h = m.half
         wide = lambda s: cv2.GaussianBlur(m.radius, (0, 0), s*h.n/Y_SPAN)
-        chin = 1 - .5*_step(h.y - _jaw_edge(m.a, h.theta), -.1, .9)*(1 - cv2.resize(m.hair_alpha, (h.n, h.n)))
-        self.open = cv2.resize(chin.astype(np.float32)*np.float32(np.clip(1 - .42*np.clip(wide(1.0) - m.radius, 0, 1.2) - .16*np.clip(wide(2.5) - m.radius, 0, 2), .25, 1)), (c.n, c.n))
+        chin = 1 - .15*_step(h.y - _jaw_edge(m.a, h.theta), -.1, .9)*(1 - cv2.resize(m.hair_alpha, (h.n, h.n)))
+        fuzz = _noise(np.random.default_rng([params.seed, 909]), h.n, h.n//9, 2)
+        self.open = cv2.resize(chin.astype(np.float32)*np.float32(np.clip(1 - .34*np.clip(wide(1.0) - m.radius, 0, 1.2) - .16*np.clip(wide(2.5) - m.radius, 0, 2), .25, 1)), (c.n, c.n))
+        self.open = cv2.merge([self.open, cv2.resize(fuzz, (c.n, c.n))])
         face = (np.abs(x) < 7.3)*(c.y > -6.5)*(c.y < _jaw_edge(m.a, c.theta) + .2)*(np.abs(c.theta) < 1.35)*(1 - m.hair_alpha)
         self.face = np.float32(face)
 
@@ -753,10 +824,10 @@ class Head:
         moved = lambda im: cv2.remap(im, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         colour, relief, face = moved(m.colour), moved(m.relief), moved(self.face)
         half = lambda v: cv2.resize(v, (c.n//2, c.n//2), interpolation=cv2.INTER_LINEAR)
-        radius = cv2.remap(m.radius, (half(cols) + .5)/2 - .5, (half(rows) + .5)/2 - .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        radius = radius + half(np.float32(_bulges(m.a, pose, cx, cy)))
+        radius, bare = cv2.split(cv2.remap(cv2.merge([m.radius, m.bare]), (half(cols) + .5)/2 - .5, (half(rows) + .5)/2 - .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        bulge = half(np.float32(_bulges(m.a, pose, cx, cy)))
         self._features(pose, colour, relief)
-        return colour, relief, radius, face
+        return colour, relief, radius + bulge, bare + bulge, face
 
     def _features(self, pose, colour, relief):
         a, c, x = self.maps.a, self.maps.c, self.maps.x
@@ -772,9 +843,9 @@ class Head:
         points = _points_on_chart(self.maps.a, pose)
         cols, rows = self.maps.place(points[:, 0], points[:, 1])
         u = (cols + .5)*(2*U_MAX/self.maps.c.n) - U_MAX
-        theta = np.interp(u, self.maps.c.u[0], self.maps.c.theta[0])
-        r = _sample(radius, u, points[:, 1]).ravel()
-        return _project(np.stack([r*np.sin(theta), points[:, 1], r*np.cos(theta)], 1), pose, self.size, scale)
+        theta, y = np.interp(u, self.maps.c.u[0], self.maps.c.theta[0]), points[:, 1]
+        theta[:17] = _contour(theta[:17], y[:17], radius, pose)
+        return _project(_surface_point(theta, y, radius), pose, self.size, scale)
 
     def _behind(self, pose, alpha, scale):
         "Background and body, with the head's soft shadow on the neck."
@@ -782,12 +853,17 @@ class Head:
         pivot = np.array([S*(.5 + pose.tx), S*(.45 + pose.ty)])
         M = np.float32([[k, 0, pivot[0] - k*S*.75], [0, k, pivot[1] - k*(S*.25 + S*.45)]])
         body = cv2.warpAffine(self.body, M, (S, S), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        back = self.back
+        if self.tresses is not None:
+            M[0, 2] -= np.sin(np.radians(pose.yaw))*2*scale
+            hair = cv2.warpAffine(self.tresses, M, (S, S), flags=cv2.INTER_LINEAR)
+            back = back*(1 - hair[..., 3:]) + hair[..., :3]
         l, q = self.scene.light, S//4
         small = cv2.resize(alpha, (q, q), interpolation=cv2.INTER_AREA)
         move = np.float32([[1, 0, -l[0]*2.4*scale/4], [0, 1, (-l[1]*2.6 + .9)*scale/4]])
         dark = cv2.GaussianBlur(cv2.warpAffine(small, move, (q, q)), (0, 0), scale*.34)
         dark = cv2.resize(dark, (S, S), interpolation=cv2.INTER_LINEAR)
-        return self.back*(1 - body[..., 3:]) + body[..., :3]*(1 - .70*dark)[..., None]
+        return back*(1 - body[..., 3:]) + body[..., :3]*(1 - .70*dark)[..., None]
 
     def render(self,
         pose, # Pose
@@ -795,10 +871,10 @@ class Head:
     ) -> HeadFrame: # picture and ground truth
         "Render one moment."
         S, scale, c = self.size, self.unit*pose.scale, self.maps.c
-        colour, relief, radius, face = self._surface(pose)
+        colour, relief, radius, bare, face = self._surface(pose)
         normals = _normals(c, radius, relief[..., 0])
         gy, gx = cv2.Sobel(radius, cv2.CV_32F, 0, 1, scale=.125/self.maps.half.dy), cv2.Sobel(radius, cv2.CV_32F, 1, 0, scale=.125)/(self.maps.half.dtheta*np.maximum(np.abs(radius), 1))
-        field = cv2.merge([radius, 1/np.sqrt(1 + np.minimum(gx*gx + gy*gy, 24))])
+        field = cv2.merge([radius, 1/np.sqrt(1 + np.minimum(gx*gx + gy*gy, 10))])
         light = rotation(pose).T@np.array(self.scene.light)
         seen = cv2.resize(_shadow(radius, self.maps.half, light), (c.n, c.n), interpolation=cv2.INTER_LINEAR)
         u, y, edge = _march(field, *_rays(pose, S, S//2, scale))
@@ -806,11 +882,13 @@ class Head:
         maps = np.float32(_col(u, c.n)), np.float32(_row(y, c.n))
         look = lambda im: cv2.remap(im, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         colour, normal, rest = look(colour), look(normals), look(cv2.merge([relief[..., 0], relief[..., 1], seen, face]))
-        opened = look(self.open)
-        alpha = np.clip(.5 - (edge + rest[..., 1]*(.25*0 - 2.5*rest[..., 0]))*scale/(1 + 1.6*rest[..., 1]), 0, 1)
+        opened, fuzz = cv2.split(look(self.open))
+        alpha = np.clip(.5 - (edge + rest[..., 1]*(.06 - .16*np.clip(fuzz, -1.5, 1.5)))*scale/(1 + 1.6*rest[..., 1]), 0, 1)
         normal = cv2.transform(normal, np.float32(rotation(pose)))
         lit = _lit(colour[..., :3], colour[..., 3], normal, rest[..., 2], opened, self.scene)
         behind = self._behind(pose, alpha, scale)
-        image = _develop(behind + alpha[..., None]*(lit - behind), self.scene, S, rng)
+        picture = behind + alpha[..., None]*(lit - behind)
+        if self.params.glasses: _wear_glasses(picture, self.maps.a, pose, S, scale)
+        image = _develop(picture, self.scene, S, self.gain, rng)
         mask = np.uint8(255*(rest[..., 3]*alpha > .5))
-        return HeadFrame(image, self._landmarks(pose, radius, scale), mask, pose, np.array(self.scene.light))
+        return HeadFrame(image, self._landmarks(pose, bare, scale), mask, pose, np.array(self.scene.light))
