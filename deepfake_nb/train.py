@@ -135,7 +135,7 @@ class Balanced(Sampler):
         drawn = np.where(real, rng.choice(self.real, len(self)), rng.choice(self.fake if len(self.fake) else self.real, len(self)))
         return iter(drawn.tolist())
 
-# %% ../nbs/16_train.ipynb #d55d7d4e
+# %% ../nbs/16_train.ipynb #37138633
 class Keeper(Callback):
     "Validates by clip, keeps `best` and `last`, writes history.csv."
     order = 70 # after fastai's Recorder
@@ -158,6 +158,7 @@ class Keeper(Callback):
         else: self.logits.append(self.pred.detach().float().cpu())
 
     def after_epoch(self):
+        if self.epoch < len(self.history): return # an epoch that a resumed run skips
         logits, labels = torch.cat(self.logits), self.valid.labels()
         loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(labels).float()).item()
         by_clip = pool_scores(logits.numpy(), self.valid.rows.clip_id.to_numpy())

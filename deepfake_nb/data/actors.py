@@ -70,7 +70,7 @@ def _poses(n, mouth, rng):
     scale = rng.uniform(.92, 1.08)
     return [Pose(scale=scale, **{k: float(v[i]) for k, v in move.items()}) for i in range(n)]
 
-# %% ../../nbs/10_data.actors.ipynb #af8f2bbd
+# %% ../../nbs/10_data.actors.ipynb #1619e1a2
 @dataclass(frozen=True)
 class ActorClip:
     "One clip of one actor, rendered when it is asked for."
@@ -87,10 +87,13 @@ class ActorClip:
     def person(self): return f'actor{self.seed:02d}-{self.identity:04d}'
 
     @cached_property
-    def speech(self): return speak(sample_voice(self._seed(1)), self.seconds, self._seed(2, self.clip))
+    def speech(self): return speak(sample_voice(self._seed(1)), max(self.seconds, 1.), self._seed(2, self.clip))
+
+    @property
+    def sound(self): return self.speech.sound[:round(self.seconds*self.speech.rate)]
 
     @cached_property
-    def poses(self): return _poses(round(self.seconds*FPS), self.speech.mouth(FPS), _rng(3, self.seed, self.identity, self.clip))
+    def poses(self): return _poses(n := round(self.seconds*FPS), self.speech.mouth(FPS)[:n], _rng(3, self.seed, self.identity, self.clip))
 
     @cached_property
     def head(self): return Head(sample_head(self._seed(4)), sample_scene(self._seed(5, self.clip)), self.size)
@@ -120,7 +123,7 @@ class ActorClip:
         clip.__dict__['poses'] = poses
         return clip
 
-# %% ../../nbs/10_data.actors.ipynb #6832b351
+# %% ../../nbs/10_data.actors.ipynb #7e8756c3
 def write_clip(
     out, # folder of the set
     name, # path of the .mp4 inside it
@@ -131,7 +134,7 @@ def write_clip(
 ):
     "Write one clip as H.264 and AAC, and its truth to `truth/<stem>.npz`."
     path = Path(out)/name
-    write_video(path, (f.image for f in frames), FPS, clip.speech.sound, clip.speech.rate, crf=crf)
+    write_video(path, (f.image for f in frames), FPS, clip.sound, clip.speech.rate, crf=crf)
     poses = [asdict(f.pose) for f in frames]
     truth = dict(landmarks=np.stack([f.landmarks for f in frames]), pose_names=np.array([*poses[0]]), pose=np.array([[*p.values()] for p in poses], np.float32),
                  light=np.stack([f.light for f in frames]), mask=np.stack([f.mask[::4, ::4] for f in frames]))

@@ -7,11 +7,12 @@ __all__ = ['HAIR_STYLES', 'SHAPE', 'HAIR_COLOURS', 'IRIS_COLOURS', 'BACKGROUNDS'
            'MELANIN', 'BLOOD', 'HeadParams', 'sample_head', 'Scene', 'sample_scene', 'Pose', 'HeadFrame', 'rotation',
            'anatomy', 'Head']
 
-# %% ../../nbs/08_data.head.ipynb #f365cf65
-from dataclasses import dataclass, field, asdict
+# %% ../../nbs/08_data.head.ipynb #7efce75c
+from dataclasses import dataclass
 from types import SimpleNamespace
 import cv2
 import numpy as np
+from fastcore.basics import patch
 from scipy.interpolate import PchipInterpolator
 
 # %% ../../nbs/08_data.head.ipynb #e29b1843
@@ -135,7 +136,7 @@ def rotation(
     roll = [[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]]
     return np.array(roll)@pitch@yaw
 
-# %% ../../nbs/08_data.head.ipynb #6369b6aa
+# %% ../../nbs/08_data.head.ipynb #fc157365
 K, U_MAX, Y_TOP, Y_SPAN = 1.5, .9, -14.5, 32.
 
 def _chart(n):
@@ -144,7 +145,7 @@ def _chart(n):
     t = np.linspace(-limit, limit, 4001)
     theta = np.interp(u, np.sin(t)/(np.cos(t) + K), t)
     return SimpleNamespace(n=n, u=np.float32(u), y=np.float32(y), theta=np.float32(theta), sin=np.float32(np.sin(theta)), cos=np.float32(np.cos(theta)),
-                           du=2*U_MAX/n, dy=Y_SPAN/n, dtheta=np.float32(np.gradient(theta, axis=1)))
+                           du=2*U_MAX/n, dy=Y_SPAN/n, dtheta=np.float32(np.maximum(np.gradient(theta, axis=1), .2/n)))
 
 def _col(u, n): return (u + U_MAX)*(n/(2*U_MAX)) - .5
 def _row(y, n): return (y - Y_TOP)*(n/Y_SPAN) - .5
@@ -177,7 +178,7 @@ def anatomy(
         lip_u=.60*np.exp(.2*s.upper_lip - .35*m + .35*params.melanin), lip_l=.85*np.exp(.18*s.lower_lip - .25*m + .25*params.melanin),
         cheek=.45 + .18*s.cheek, ridge=.26 + .1*s.brow_ridge + .6*m, chin_h=.45 + .15*s.chin + .25*m, depth=.2*s.eye_depth, ears=.95 + .22*s.ears, m=m, old=np.clip((params.age - 32)/40, 0, 1))
 
-# %% ../../nbs/08_data.head.ipynb #098d7506
+# %% ../../nbs/08_data.head.ipynb #761cb330
 def _skull(a, theta, y):
     low = np.where(y > 0, y*11.8/a.chin, y)
     width = PchipInterpolator([-20, -11.9, -11.6, -11, -10, -8, -5, -2, 1, 4, 7, 9, 10.5, 30], [-9, 0, 2.2, 3.5, 4.85, 6.45, 7.5, 7.75, 7.6, 7.25, 6.75, 6.25, 5.9, 5.5])(low)
@@ -186,7 +187,7 @@ def _skull(a, theta, y):
     front, n = front*(1 - .06*_step(low, -9, -4)), 2.5
     s, c = np.abs(np.sin(theta)), np.abs(np.cos(theta))
     r = ((s/np.maximum(np.abs(width), .05))**n + (c/np.maximum(np.abs(front), .05))**n)**(-1/n)
-    return np.where(low < -11.9, -np.hypot(r, 0), r)
+    return np.where(low < -11.9, -r, r)
 
 def _jaw_edge(a, theta):
     t = np.degrees(np.abs(theta))
@@ -197,7 +198,7 @@ def _under_jaw(a, r, theta, y):
     over = (y - _jaw_edge(a, theta) - .12)/.30
     return r - 8*.30*np.logaddexp(0, over)
 
-# %% ../../nbs/08_data.head.ipynb #c706d387
+# %% ../../nbs/08_data.head.ipynb #94ff731e
 def _nose(a, x, y):
     x = x - a.nose_dx*_step(y, 0, 4)
     k = (y + .20*x*x*_step(y, 2.5, 4))/(a.nose + .15)
@@ -208,8 +209,8 @@ def _nose(a, x, y):
     return ridge + wings*(1 - .5*np.exp(-(x/.6)**2))
 
 def _face(a, x, y):
-    ax, e, h = np.abs(x), a.eye_x, 0
-    h = h + a.ridge*(_bump(ax, y, 3.0, -1.75, 2.2, .75) + .5*_bump(x, y, 0, -1.5, 1.2, .8))
+    ax, e = np.abs(x), a.eye_x
+    h = a.ridge*(_bump(ax, y, 3.0, -1.75, 2.2, .75) + .5*_bump(x, y, 0, -1.5, 1.2, .8))
     h = h - (.75 + a.depth)*_bump(ax, y, e + .1, -.1, 1.9, 1.05) - .55*_bump(ax, y, 1.75, -.15, .62, .85)
     h = h + .50*_bump(ax, y, e, -.02, 1.25, .72)
     h = h + a.cheek*_bump(ax, y, 4.9, 2.2, 1.8, 1.4) - (.22 + .25*a.old)*_bump(ax, y, 5.0, 5.9, 1.3, 1.8) + .25*_bump(ax, y, 3.3, 3.2, 1.5, 1.3)
@@ -225,7 +226,7 @@ def _ears(a, theta, y):
     tall = _step(y, -1.9, -.6)*(1 - _step(y, 3.4, 4.6))
     return a.ears*rim*tall*(.8 + .25*_bump(0, y, 0, -.3, 1, 1.4))
 
-# %% ../../nbs/08_data.head.ipynb #369cea09
+# %% ../../nbs/08_data.head.ipynb #69de68db
 _THICK = {'bald': 0, 'buzz': .12, 'short': .7, 'side': 1.0, 'curly': 1.7, 'fringe': .9, 'bob': 1.1, 'long': 1.0, 'tied': .4}
 
 def _hairline(params, theta):
@@ -245,6 +246,7 @@ def _noise(rng, n, cells, octaves=1):
         out += cv2.resize(np.float32(rng.normal(0, 1, (k, k))), (n, n), interpolation=cv2.INTER_CUBIC)*.5**o
     return out
 
+# %% ../../nbs/08_data.head.ipynb #5a446aff
 def _strands(params, rng, c):
     curl = {'curly': 1.0, 'buzz': .3, 'long': .22, 'bob': .16}.get(params.hair, .1)
     sweep = {'side': .028, 'fringe': .012, 'short': .010}.get(params.hair, .004)*rng.choice([-1, 1])
@@ -265,13 +267,14 @@ def _hair(params, rng, c):
     lumps = _noise(rng, c.n, 26 if params.hair == 'curly' else 12)*(.28 if params.hair == 'curly' else .12)*_THICK[params.hair]
     return np.float32(alpha), np.float32(_step(inside, -.2, 2.6)), np.float32(lumps*_step(inside, .3, 2.5)), np.float32(strands)
 
+# %% ../../nbs/08_data.head.ipynb #f296d624
 def _hair_shell(params, a, c, skin, body, lumps):
     "The radius with hair: a skull grown by the hair's thickness."
     k = 1 + 1.15*_THICK[params.hair]/9
     shell = k*_skull(a, c.theta, np.minimum((c.y + 3)/k - 3, 6)) + lumps
     return np.where(shell > skin, skin + body*(shell - skin)*(shell > -1), skin)
 
-# %% ../../nbs/08_data.head.ipynb #922a3acf
+# %% ../../nbs/08_data.head.ipynb #157631e7
 SKIN, MELANIN, BLOOD = np.array([.92, .72, .60]), np.array([1.85, 2.3, 2.7]), np.array([.16, .78, .66])
 
 def _skin_dyes(params, a, rng, c, x):
@@ -293,11 +296,11 @@ def _wrinkles(params, a, rng, c, x):
     wob = .16*_noise(rng, c.n, 7)
     for k in range(4): h -= old*.05*np.exp(-((y + 3.5 + .85*k + wob)/.09)**2)*np.exp(-(x/3.8)**4)
     for k in range(4): h -= old*.035*np.exp(-((y - .1 - (k - 1.5)*.22*(ax - a.eye_x - .3) + .3*wob)/.06)**2)*_bump(ax, y, a.eye_x + 2.1, .1, .8, 1.2)
-    for k in range(2): h -= (.003 + .05*old)*np.exp(-((y - .95 - .38*k - .1*(ax - a.eye_x)**2*-1 + .2*wob)/.08)**2)*_bump(ax, y, a.eye_x, 1, 1.2, 1)
+    for k in range(2): h -= (.003 + .05*old)*np.exp(-((y - .95 - .38*k + .1*(ax - a.eye_x)**2 + .2*wob)/.08)**2)*_bump(ax, y, a.eye_x, 1, 1.2, 1)
     h -= .05*old*np.exp(-((ax - .45 + .5*wob)/.07)**2)*_bump(x, y, 0, -1.6, 1.5, .7)
     return h + .010*_noise(rng, c.n, c.n//2)*.7 + .005*_noise(rng, c.n, c.n//6)
 
-# %% ../../nbs/08_data.head.ipynb #71347981
+# %% ../../nbs/08_data.head.ipynb #0b713bcf
 def _strokes(rng, n, x0, y0, angle, length, width):
     big = np.zeros((2*n, 2*n), np.uint8)
     x1, y1 = x0 + np.cos(angle)*length, y0 + np.sin(angle)*length
@@ -318,6 +321,7 @@ def _brows(params, a, rng, c, place):
         out = np.maximum(out, _strokes(rng, n, col, row, tilt, rng.uniform(.35, .75, count)*n/Y_SPAN*.8, 1 + (rng.random(count) < .3*n/320)))
     return np.clip(.72*out + .38*cv2.GaussianBlur(out, (0, 0), n/130), 0, 1)*(.95 if a.m > 0 else .9)
 
+# %% ../../nbs/08_data.head.ipynb #115313d7
 def _beard(params, a, rng, c, x):
     ax, y = np.abs(x), c.y
     jaw = _step(y, 3.6, 6.8)*_step(y - (2.2 + 1.05*np.clip(6.6 - ax, 0, 4)), -.6, .8) + _step(ax, 5.2, 6.4)*_step(y, .5, 2)
@@ -326,13 +330,14 @@ def _beard(params, a, rng, c, x):
     region = region*_step(region + .18*_noise(rng, c.n, 30), .25, .75)
     return np.float32(region)
 
-# %% ../../nbs/08_data.head.ipynb #af6f647c
+# %% ../../nbs/08_data.head.ipynb #9ca99d4c
 def _inverse_chart(x, n):
     xs, half = np.linspace(-9, 9, 361), n//2
     u = (np.arange(half) + .5)/n*2*U_MAX
     rows = np.maximum.accumulate(np.maximum(x[:, half:], 0) + np.arange(half)*1e-5, 1)
     return np.float32([np.sign(xs)*np.interp(np.abs(xs), np.r_[0, row], np.r_[0, u]) for row in rows])
 
+# %% ../../nbs/08_data.head.ipynb #4c9532d0
 class _Maps:
     "The unrolled pictures of one identity."
     def __init__(self, params, size):
@@ -356,34 +361,36 @@ class _Maps:
         u = cv2.remap(self.to_u, np.float32((np.asarray(x) + 9)*20), np.float32(_row(np.asarray(y, float), self.c.n)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return _col(u.ravel(), self.c.n), _row(np.asarray(y, float), self.c.n).ravel()
 
-    def _paint(self, params, rng, strands):
-        a, c, x = self.a, self.c, self.x
-        melanin, blood = _skin_dyes(params, a, rng, c, x)
-        colour, relief = _skin(melanin, blood), _wrinkles(params, a, rng, c, x)
-        nostril = sum(_bump(x - .35*(c.y - a.nose)*np.sign(x), c.y, sgn*(a.nose_w*.50) + a.nose_dx, a.nose + .0, .30, .15) for sgn in (-1, 1))
-        colour = colour*(1 - .82*np.clip(1.2*nostril, 0, 1))[..., None]
-        hair = np.array(params.hair_colour)
-        tone = np.clip(1 + .36*strands + .15*_noise(rng, c.n, 20), .25, 2.4)[..., None]
-        beard = _beard(params, a, rng, c, x)*params.beard
-        grain = np.clip(.5 + .9*cv2.GaussianBlur(np.float32(rng.normal(0, 1, (c.n, c.n))), (0, 0), .45, sigmaY=1.3)*1.6 + .12*_noise(rng, c.n, c.n//8), 0, 1)
-        cover = np.clip(beard*(.42 + .58*grain*(params.beard > .3)), 0, .95)[..., None] if params.beard else np.zeros((1, 1, 1))
-        colour = colour*(1 - cover) + cover*(hair*.9 + .03*colour if params.beard > .5 else colour*np.array([.45, .47, .52]))
-        brow = _brows(params, a, rng, c, self.place)[..., None]
-        colour = colour*(1 - brow) + brow*(np.minimum(hair*.7, .07 + .1*hair) + .004)
-        self.ear_shade = _step(np.degrees(np.abs(c.theta)), 78, 86)*_bump(0, c.y, 0, 1.2, 1, 2.6)*(.5 + .5*np.sin(np.abs(c.theta)*38))
-        colour = colour*(1 - .35*self.ear_shade[..., None])
-        h = self.hair_alpha[..., None]
-        colour = colour*(1 - h) + h*hair*tone
-        gloss = (.75 + .5*_bump(x, c.y, 0, 2.5, 1.2, 2.2) + .35*_bump(x, c.y, 0, -5, 4, 1.6) - .25*_bump(np.abs(x), c.y, 5, 4, 2, 2))*(1 - .6*brow[..., 0])*(1 - .7*np.clip(nostril, 0, 1))*(1 - .6*beard)
-        self.colour = np.float32(np.dstack([colour, gloss]))
-        relief = relief*(1 - h[..., 0]) + .085*strands*h[..., 0]*(params.hair != 'buzz') + (.05*grain*beard if params.beard else 0)
-        self.relief = np.float32(np.dstack([relief - .35*np.clip(nostril, 0, 1), self.hair_alpha]))
+# %% ../../nbs/08_data.head.ipynb #3f6d7013
+@patch
+def _paint(self:_Maps, params, rng, strands):
+    a, c, x = self.a, self.c, self.x
+    melanin, blood = _skin_dyes(params, a, rng, c, x)
+    colour, relief = _skin(melanin, blood), _wrinkles(params, a, rng, c, x)
+    nostril = sum(_bump(x - .35*(c.y - a.nose)*np.sign(x), c.y, sgn*(a.nose_w*.50) + a.nose_dx, a.nose + .0, .30, .15) for sgn in (-1, 1))
+    colour = colour*(1 - .82*np.clip(1.2*nostril, 0, 1))[..., None]
+    hair = np.array(params.hair_colour)
+    tone = np.clip(1 + .36*strands + .15*_noise(rng, c.n, 20), .25, 2.4)[..., None]
+    beard = _beard(params, a, rng, c, x)*params.beard
+    grain = np.clip(.5 + .9*cv2.GaussianBlur(np.float32(rng.normal(0, 1, (c.n, c.n))), (0, 0), .45, sigmaY=1.3)*1.6 + .12*_noise(rng, c.n, c.n//8), 0, 1)
+    cover = np.clip(beard*(.42 + .58*grain*(params.beard > .3)), 0, .95)[..., None] if params.beard else np.zeros((1, 1, 1))
+    colour = colour*(1 - cover) + cover*(hair*.9 + .03*colour if params.beard > .5 else colour*np.array([.45, .47, .52]))
+    brow = _brows(params, a, rng, c, self.place)[..., None]
+    colour = colour*(1 - brow) + brow*(np.minimum(hair*.7, .07 + .1*hair) + .004)
+    self.ear_shade = _step(np.degrees(np.abs(c.theta)), 78, 86)*_bump(0, c.y, 0, 1.2, 1, 2.6)*(.5 + .5*np.sin(np.abs(c.theta)*38))
+    colour = colour*(1 - .35*self.ear_shade[..., None])
+    h = self.hair_alpha[..., None]
+    colour = colour*(1 - h) + h*hair*tone
+    gloss = (.75 + .5*_bump(x, c.y, 0, 2.5, 1.2, 2.2) + .35*_bump(x, c.y, 0, -5, 4, 1.6) - .25*_bump(np.abs(x), c.y, 5, 4, 2, 2))*(1 - .6*brow[..., 0])*(1 - .7*np.clip(nostril, 0, 1))*(1 - .6*beard)
+    self.colour = np.float32(np.dstack([colour, gloss]))
+    relief = relief*(1 - h[..., 0]) + .085*strands*h[..., 0]*(params.hair != 'buzz') + (.05*grain*beard if params.beard else 0)
+    self.relief = np.float32(np.dstack([relief - .35*np.clip(nostril, 0, 1), self.hair_alpha]))
 
-# %% ../../nbs/08_data.head.ipynb #e46b5689
+# %% ../../nbs/08_data.head.ipynb #5cdd7f4b
 def _mouth_state(a, pose):
     gap, smile = 1.85*pose.mouth_open, pose.smile
     half = a.mouth_w*(1 + .10*pose.mouth_wide + .13*smile - .05*pose.mouth_open - .05*max(0, -pose.mouth_wide))
-    return SimpleNamespace(half=half, up=.16*gap + .10*smile, down=.84*gap, lift=-.55*smile + .30*gap*.5, jaw=.84*gap,
+    return SimpleNamespace(half=half, up=.16*gap + .10*smile, down=.84*gap, lift=-.55*smile + .15*gap, jaw=.84*gap,
                            thin=1 - .12*smile - .08*pose.mouth_open + .12*max(0, -pose.mouth_wide))
 
 def _displacement(a, pose, x, y):
@@ -404,7 +411,7 @@ def _bulges(a, pose, x, y):
     r = pose.smile*(.38*_bump(ax, y, 4.4, 2.7, 1.5, 1.2) - .22*_bump(ax - .5*(y - a.nose), y, 2.5, a.nose + 1.4, .45, 1.4))
     return r - .5*m.jaw*_step(y, a.mouth, a.chin)*np.exp(-(x/5.)**2)*.8 - .35*pose.mouth_open*_bump(ax, y, 4.8, 6.5, 1.4, 2)
 
-# %% ../../nbs/08_data.head.ipynb #8594b591
+# %% ../../nbs/08_data.head.ipynb #ab560faf
 _LIP_S = [0, .13, .28, .45, .62, .85, 1]
 _UPPER = PchipInterpolator(_LIP_S, [.74, .84, .96, .80, .56, .18, 0])
 _LOWER = PchipInterpolator(_LIP_S, [1, .99, .94, .80, .60, .20, 0])
@@ -417,9 +424,9 @@ def _lip_curves(a, pose, x):
     s = np.clip((x - a.mouth_dx)/m.half, -1, 1)
     k = np.minimum((np.abs(s)*256).astype(np.int32), 256)
     s2 = s*s
-    line = a.mouth + a.mouth_tilt*x + .05*(1 - s2)**2 - .13*s2 + (m.lift)*s2*s2
+    line = a.mouth + a.mouth_tilt*x + .05*(1 - s2)**2 - .13*s2 + m.lift*s2*s2
     inner = np.clip(1 - s2/.9, 0, 1)**.75
-    top, bottom = line - m.up*inner*1.0, line + m.down*inner
+    top, bottom = line - m.up*inner, line + m.down*inner
     return top - a.lip_u*m.thin*_UPPER_LUT[k], top, bottom, bottom + a.lip_l*m.thin*_LOWER_LUT[k], s
 
 def _lip_colour(params):
@@ -428,17 +435,18 @@ def _lip_colour(params):
     rouge = np.array([.33, .035, .05])*(1 - .4*dark)
     return base*(1 - .55*params.make_up) + rouge*.55*params.make_up
 
-# %% ../../nbs/08_data.head.ipynb #f8ac8b15
+# %% ../../nbs/08_data.head.ipynb #500c8ad5
 def _teeth(x, top, bottom, a, y, m):
     edge, lower = a.mouth + .55 - m.up*.3, a.mouth + m.jaw + .42
     width = np.where(np.abs(x) < 1.5, .42, .36)
     tooth = np.abs(np.modf(np.abs(x)/width)[0] - .5)*2
-    lit = (.30 + .7*np.clip(1 - np.abs(x)/2.9, 0, 1))*np.clip((y - top)/.45 + .25, .25, 1)
+    lit = (.18 + .82*np.clip(1 - np.abs(x)/2.7, 0, 1))*np.clip((y - top)/.45 + .25, .25, 1)
     upper = _step(edge + .05*(tooth < .8) - .05*np.abs(x)**2*.6 - y, -.06, .10)
     under = _step(y - lower, -.05, .12)*.55
     shade = lit*(1 - .28*_step(tooth, .78, 1))
     return np.maximum(upper, under)*(np.abs(x) < 2.7), shade*np.where(upper > .5, 1, .55)
 
+# %% ../../nbs/08_data.head.ipynb #b1c80692
 def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
     "Paint lips and mouth cavity over a patch of the chart, in place."
     m, px = _mouth_state(a, pose), abs(y[1, 0] - y[0, 0])
@@ -458,9 +466,9 @@ def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
     colour[..., :3] *= (1 - .72*line)[..., None]
     if pose.mouth_open > .01 or pose.smile > .3:
         tooth, shade = _teeth(x - a.mouth_dx, iu, il, a, y, m)
-        tongue = _bump(x, y, a.mouth_dx, il - .15, 1.7, .55 + .2*m.jaw)*.9
-        inner = np.array([.040, .011, .009]) + tongue[..., None]*np.array([.17, .050, .045])
-        inner = inner + tooth[..., None]*(np.array([.74, .68, .57])*shade[..., None] - inner)
+        tongue = _bump(x, y, a.mouth_dx, il - .05, 1.6, .30 + .22*m.jaw)*.42
+        inner = np.array([.030, .008, .007]) + tongue[..., None]*np.array([.17, .050, .045])
+        inner = inner + tooth[..., None]*(np.array([.66, .60, .50])*shade[..., None] - inner)
         inner = inner*(np.clip((y - iu)/.35 + .30, .3, 1)*np.clip((m.half - np.abs(x))/.9, .1, 1))[..., None]
         colour[..., :3] += cavity[..., None]*(inner - colour[..., :3])
         colour[..., 3] *= 1 - .6*cavity
@@ -469,7 +477,7 @@ def _paint_mouth(params, a, pose, x, y, colour, relief, grain):
     relief[..., 1] *= 1 - np.maximum(lip, cavity)
     return cavity
 
-# %% ../../nbs/08_data.head.ipynb #55e97c31
+# %% ../../nbs/08_data.head.ipynb #174d2726
 def _lid_curves(a, pose, side, x):
     "Heights of the upper and lower lid at x of one eye (side 0: picture's left), and s = 0 (inner) .. 1 (outer corner)."
     sgn = (-1, 1)[side]
@@ -483,23 +491,20 @@ def _lid_curves(a, pose, side, x):
     lower = lower - .16*close*arch
     return upper + close*(lower - .03*arch - upper), lower, s
 
+# %% ../../nbs/08_data.head.ipynb #e84a693d
 def _iris(params, d, angle, radius, fibres):
     k = d/radius
     ring = np.clip(1.35 - .75*_step(k, .80, 1.02) - .35*_step(.62 - k, 0, .3), .2, 1.4)
     colour = .6*np.array(params.iris)*(ring*(1 + .45*fibres*(k > .4)))[..., None]
     return colour*_step(k, .36, .46)[..., None] + .002
 
-def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
-    "Paint one eye over a patch of the chart, in place."
+def _eyeball(params, a, pose, side, x, y, up, low, s, glint):
+    "The ball as seen between the lids, linear RGB."
     sgn, px = (-1, 1)[side], abs(y[1, 0] - y[0, 0])
-    up, low, s = _lid_curves(a, pose, side, x)
-    cx, cy = sgn*a.eye_x, a.eye_dy[side]
-    inside = (s > 0)*(s < 1)
-    hole = np.clip((y - up)/(1.3*px) + .35, 0, 1)*np.clip((low - y)/(1.3*px) + .35, 0, 1)*inside
-    ix, iy, radius = cx + .42*pose.gaze_x - .03*sgn, cy - .10 + .20*pose.gaze_y, .585
-    d = np.hypot(x - ix, y - iy)
-    angle = np.arctan2(y - iy, x - ix)
-    fibres = np.sin(angle*17 + 3*np.sin(angle*5 + params.seed)) * np.sin(angle*31 + params.seed % 7)
+    cx, cy, radius = sgn*a.eye_x, a.eye_dy[side], .585
+    ix, iy = cx + .42*pose.gaze_x - .03*sgn, cy - .10 + .20*pose.gaze_y
+    d, angle = np.hypot(x - ix, y - iy), np.arctan2(y - iy, x - ix)
+    fibres = np.sin(angle*17 + 3*np.sin(angle*5 + params.seed))*np.sin(angle*31 + params.seed % 7)
     white = np.array([.70, .65, .62])*(1 - .30*np.abs((x - cx)/a.eye_w)**2)[..., None]
     white = white*(1 - np.array([.02, .25, .22])*(_step(1 - s, .72, 1)[..., None]))
     eye = white + np.clip((radius - d)/(1.5*px) + .5, 0, 1)[..., None]*(_iris(params, d, angle, radius, fibres) - white)
@@ -507,9 +512,20 @@ def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
     pink = _step(1 - s, .86, .97)[..., None]
     eye = eye + pink*(np.array([.42, .17, .15])*.8 - eye)
     gx, gy = ix + .34*glint[0], iy + .34*glint[1] + .05
-    eye = eye + (np.exp(-(((x - gx)**2 + (y - gy)**2)/.013)**2)*1.1 + .05*np.exp(-((x - gx + .3*glint[0])**2 + (y - iy - .25)**2)/.02))[..., None]
+    lamp, room = np.exp(-(((x - gx)**2 + (y - gy)**2)/.013)**2)*1.1, .05*np.exp(-((x - gx + .3*glint[0])**2 + (y - iy - .25)**2)/.02)
+    return eye + (lamp + room)[..., None]
+
+# %% ../../nbs/08_data.head.ipynb #c5e4603b
+def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
+    "Paint one eye over a patch of the chart, in place."
+    sgn, px = (-1, 1)[side], abs(y[1, 0] - y[0, 0])
+    up, low, s = _lid_curves(a, pose, side, x)
+    cx, cy = sgn*a.eye_x, a.eye_dy[side]
+    inside = (s > 0)*(s < 1)
+    hole = np.clip((y - up)/(1.3*px) + .35, 0, 1)*np.clip((low - y)/(1.3*px) + .35, 0, 1)*inside
+    eye = _eyeball(params, a, pose, side, x, y, up, low, s, glint)
     lash = np.exp(-((y - up + .05)/(.085 + .05*s + .03*params.make_up))**2)*(s > .02)*(s < .995)*(.62 + .3*params.make_up + .1*s)
-    tail = np.exp(-((y - up + .10 + .0*s)/.10)**2)*_step(s, .7, 1)*(s < 1)*.4
+    tail = np.exp(-((y - up + .10)/.10)**2)*_step(s, .7, 1)*(s < 1)*.4
     fold = np.exp(-((y - up + (.27 + .10*(1 - pose.blink))*np.clip(4*s*(1 - s), 0, 1)**.5 + .05)/.075)**2)*inside*(1 - .75*pose.blink)
     under = np.exp(-((y - low - .03)/.055)**2)*inside
     skin = colour[..., :3]*(1 - .34*fold)[..., None]*(1 + .14*under)[..., None]
@@ -521,7 +537,7 @@ def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
     relief[..., 0] += (1 - hole)*(.16*np.exp(-np.clip(up - y, 0, 9)/.42)*(y < up + .1)*inside + .06*under) - .05*fold + hole*(ball - .30)*.5
     relief[..., 1] *= 1 - hole
 
-# %% ../../nbs/08_data.head.ipynb #8dc0f18d
+# %% ../../nbs/08_data.head.ipynb #fad87f6b
 def _points_on_chart(a, pose):
     jaw_x = np.array([7.56, 7.45, 7.24, 6.93, 6.3, 5.12, 3.60, 1.90, 0])*np.r_[np.full(4, a.width/7.6), np.full(5, (a.width/7.6)*(1 + a.jaw))]
     jaw_y = np.array([-.6, 1.4, 3.4, 5.4, 7.2, 8.65, 9.95, 10.98, 11.42])*np.r_[np.ones(2), np.linspace(1, a.chin/11.75, 7)]
@@ -536,6 +552,7 @@ def _points_on_chart(a, pose):
     for _ in range(12): skin = rest + np.stack(_displacement(a, pose, skin[:, 0], skin[:, 1]), 1)
     return np.r_[skin, _eye_points(a, pose), _mouth_points(a, pose)]
 
+# %% ../../nbs/08_data.head.ipynb #47dfec25
 def _surface_point(theta, y, radius):
     r = _sample(radius, np.sin(theta)/(np.cos(theta) + K), y).reshape(theta.shape)
     return np.stack([r*np.sin(theta), y, r*np.cos(theta)], -1)
@@ -565,7 +582,7 @@ def _mouth_points(a, pose):
     k = np.arange(20)
     return np.stack([x, np.select([k < 7, k < 12, k < 17], [ou, ol, iu], il)], 1)
 
-# %% ../../nbs/08_data.head.ipynb #6d92b763
+# %% ../../nbs/08_data.head.ipynb #cffdbf35
 _DISTANCE, _PIVOT = 75., np.array([0, 7., -1.])
 
 def _rays(pose, size, n, scale):
@@ -587,6 +604,7 @@ def _outside(field, p):
     rs = _sample(field, u, p[1])
     return (rho - rs[..., 0])*rs[..., 1] + 9*(p[2] < -.6*rho), u
 
+# %% ../../nbs/08_data.head.ipynb #72edb7be
 def _march(field, o, d, near=14., far=-7., steps=15):
     "First hit (u, y) of each ray and its signed distance to the outline (negative inside)."
     zs = np.linspace(near, far, steps, dtype=np.float32)
@@ -611,7 +629,7 @@ def _march(field, o, d, near=14., far=-7., steps=15):
     _, u = _outside(field, o + d*z)
     return u, (o + d*z)[1], best
 
-# %% ../../nbs/08_data.head.ipynb #b719731c
+# %% ../../nbs/08_data.head.ipynb #200a63ee
 _WRAP = np.array([.34, .20, .15])
 
 def _shadow(radius, c, light):
@@ -627,6 +645,7 @@ def _shadow(radius, c, light):
         seen = np.minimum(seen, 1 - np.clip(over/(.25 + .16*t), 0, 1))
     return cv2.GaussianBlur(seen, (0, 0), 1.)
 
+# %% ../../nbs/08_data.head.ipynb #64365095
 def _normals(c, radius, relief):
     "Unit normals (n, n, 3) in the head's frame of radius plus relief."
     r = np.maximum(cv2.resize(radius, (c.n, c.n), interpolation=cv2.INTER_CUBIC) + relief, .5)
@@ -636,16 +655,18 @@ def _normals(c, radius, relief):
     inv = 1/np.sqrt(nx*nx + slope_y*slope_y + nz*nz)
     return cv2.merge([nx*inv, -slope_y*inv, nz*inv])
 
-def _lit(colour, gloss, normal, seen, open_, scene, hair=0):
+# %% ../../nbs/08_data.head.ipynb #d6a21c98
+def _lit(colour, gloss, normal, seen, open_, scene):
     "Linear light (h, w, 3) from a lit surface; `normal` in the camera's frame, `seen` the lamp, `open_` the room."
     key, l = np.float32(scene.key), np.float32(scene.light)
     fill_dir = np.float32([-np.sign(l[0] + 1e-6)*.75, -.15, .65])
     nl, nf = normal@l, np.clip(normal@fill_dir*.7 + .3, 0, None)
     ambient = (.78 - .20*normal[..., 1])*open_
-    half = l + np.float32([0, 0, 1]); half /= np.linalg.norm(half)
-    nh = np.clip(normal@half, 0, 1)
+    half = l + np.float32([0, 0, 1])
+    nh = np.clip(normal@(half/np.linalg.norm(half)), 0, 1)
     out = np.empty_like(colour)
-    n8 = nh**8; n32 = n8*n8; n32 = n32*n32
+    n8 = nh**8
+    n32 = (n8*n8)**2
     spec = (.045*n8 + .12*n32)*gloss*seen*np.clip(nl*3, 0, 1)
     rim = np.clip(1 - normal[..., 2], 0, 1)**3*.06*open_
     for i in range(3):
@@ -654,7 +675,7 @@ def _lit(colour, gloss, normal, seen, open_, scene, hair=0):
         out[..., i] = colour[..., i]*(key[i]*diffuse*s + np.float32(scene.fill[i])*nf*open_ + np.float32(scene.ambient[i])*ambient) + key[i]*spec*1.3 + np.float32(scene.ambient[i])*rim*colour[..., i]
     return out
 
-# %% ../../nbs/08_data.head.ipynb #a37c1f35
+# %% ../../nbs/08_data.head.ipynb #30ede120
 def _neck(a, Y): return 4.7 + 1.0*a.m + .35*_step(Y, 12, 17) + 1.2*_step(Y, 14.5, 19)
 
 def _slope(a, X):
@@ -673,6 +694,7 @@ def _neckline(params, X, Y):
     ax = np.abs(X)
     return {'crew': Y - 17.6 + .055*X**2*.9, 'vneck': Y - 22.2 + 1.05*ax, 'shirt': Y - 20.8 + .95*ax}[params.clothes]
 
+# %% ../../nbs/08_data.head.ipynb #592c2da3
 def _body(params, a, scene, size, scale):
     "The lit body: (S, S, 3) linear light and (S, S) alpha on a canvas a half larger than the frame."
     n, rng = int(size*1.5), np.random.default_rng([params.seed, 505])
@@ -698,7 +720,7 @@ def _body(params, a, scene, size, scale):
     alpha = np.maximum(alpha, cloth)
     return cv2.merge([*cv2.split(np.float32(light*alpha[..., None])), np.float32(alpha)])
 
-# %% ../../nbs/08_data.head.ipynb #2677ac5c
+# %% ../../nbs/08_data.head.ipynb #fc27330e
 def _tresses(params, scene, size, scale):
     "Long hair that falls behind the neck, premultiplied, on the body's canvas."
     n, rng = int(size*1.5), np.random.default_rng([params.seed, 808])
@@ -716,6 +738,7 @@ def _tresses(params, scene, size, scale):
     lit = np.array(params.hair_colour)*(np.clip(1 + .38*strands, .2, 2.4)*round_*inner*side)[..., None]*(.75*np.array(scene.key) + np.array(scene.fill) + np.array(scene.ambient))
     return np.float32(np.dstack([lit*alpha[..., None], alpha]))
 
+# %% ../../nbs/08_data.head.ipynb #27e26e89
 def _boxes(image, rng, count, lo, hi, wide, tall):
     n = image.shape[0]
     for _ in range(count):
@@ -784,7 +807,7 @@ def _wear_glasses(picture, a, pose, size, scale):
     picture += glass*shine
     picture += wire*(.012 - picture)
 
-# %% ../../nbs/08_data.head.ipynb #b4275d88
+# %% ../../nbs/08_data.head.ipynb #9de848ca
 class Head:
     "One identity in one scene, ready to be rendered in any pose."
     def __init__(self,
@@ -812,83 +835,95 @@ class Head:
         face = (np.abs(x) < 7.3)*(c.y > -6.5)*(c.y < _jaw_edge(m.a, c.theta) + .2)*(np.abs(c.theta) < 1.35)*(1 - m.hair_alpha)
         self.face = np.float32(face)
 
-    def _window(self, x0, x1, y0, y1):
-        c, (cols, rows) = self.maps.c, self.maps.place(np.array([x0, x1, x0, x1]), np.array([y0, y0, y1, y1]))
-        return slice(max(0, int(rows.min())), min(c.n, int(rows.max()) + 2)), slice(max(0, int(cols.min())), min(c.n, int(cols.max()) + 2))
+# %% ../../nbs/08_data.head.ipynb #bc45c568
+@patch
+def _window(self:Head, x0, x1, y0, y1):
+    c, (cols, rows) = self.maps.c, self.maps.place(np.array([x0, x1, x0, x1]), np.array([y0, y0, y1, y1]))
+    return slice(max(0, int(rows.min())), min(c.n, int(rows.max()) + 2)), slice(max(0, int(cols.min())), min(c.n, int(cols.max()) + 2))
 
-    def _surface(self, pose):
-        "The maps of this moment: colour and gloss, relief and hair, and radius."
-        m, c, (cx, cy) = self.maps, self.maps.c, self.coarse
-        dx, dy = (cv2.resize(np.float32(v), (c.n, c.n), interpolation=cv2.INTER_LINEAR) for v in _displacement(m.a, pose, cx, cy))
-        cols, rows = np.float32(_col(c.u - dx*self.dudx, c.n)), np.float32(_row(c.y - dy, c.n))
-        moved = lambda im: cv2.remap(im, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        colour, relief, face = moved(m.colour), moved(m.relief), moved(self.face)
-        half = lambda v: cv2.resize(v, (c.n//2, c.n//2), interpolation=cv2.INTER_LINEAR)
-        radius, bare = cv2.split(cv2.remap(cv2.merge([m.radius, m.bare]), (half(cols) + .5)/2 - .5, (half(rows) + .5)/2 - .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-        bulge = half(np.float32(_bulges(m.a, pose, cx, cy)))
-        self._features(pose, colour, relief)
-        return colour, relief, radius + bulge, bare + bulge, face
+# %% ../../nbs/08_data.head.ipynb #8059963b
+@patch
+def _surface(self:Head, pose):
+    "The maps of this moment: colour and gloss, relief and hair, and radius."
+    m, c, (cx, cy) = self.maps, self.maps.c, self.coarse
+    dx, dy = (cv2.resize(np.float32(v), (c.n, c.n), interpolation=cv2.INTER_LINEAR) for v in _displacement(m.a, pose, cx, cy))
+    cols, rows = np.float32(_col(c.u - dx*self.dudx, c.n)), np.float32(_row(c.y - dy, c.n))
+    moved = lambda im: cv2.remap(im, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    colour, relief, face = moved(m.colour), moved(m.relief), moved(self.face)
+    half = lambda v: cv2.resize(v, (c.n//2, c.n//2), interpolation=cv2.INTER_LINEAR)
+    radius, bare = cv2.split(cv2.remap(cv2.merge([m.radius, m.bare]), (half(cols) + .5)/2 - .5, (half(rows) + .5)/2 - .5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    bulge = half(np.float32(_bulges(m.a, pose, cx, cy)))
+    self._features(pose, colour, relief)
+    return colour, relief, radius + bulge, bare + bulge, face
 
-    def _features(self, pose, colour, relief):
-        a, c, x = self.maps.a, self.maps.c, self.maps.x
-        w = self._window(-4.4, 4.4, a.mouth - 1.6, a.mouth + 3.6)
-        _paint_mouth(self.params, a, pose, x[w], c.y[w], colour[w], relief[w], self.grain[w])
-        glint = (rotation(pose).T@np.array(self.scene.light))[:2]
-        for side, sgn in enumerate((-1, 1)):
-            lo, hi = sorted((sgn*(a.eye_x - a.eye_w - .5), sgn*(a.eye_x + a.eye_w + .6)))
-            w = self._window(lo, hi, -1.9, 1.3)
-            _paint_eye(self.params, a, pose, side, x[w], c.y[w], colour[w], relief[w], glint)
+# %% ../../nbs/08_data.head.ipynb #9e280210
+@patch
+def _features(self:Head, pose, colour, relief):
+    a, c, x = self.maps.a, self.maps.c, self.maps.x
+    w = self._window(-4.4, 4.4, a.mouth - 1.6, a.mouth + 3.6)
+    _paint_mouth(self.params, a, pose, x[w], c.y[w], colour[w], relief[w], self.grain[w])
+    glint = (rotation(pose).T@np.array(self.scene.light))[:2]
+    for side, sgn in enumerate((-1, 1)):
+        lo, hi = sorted((sgn*(a.eye_x - a.eye_w - .5), sgn*(a.eye_x + a.eye_w + .6)))
+        w = self._window(lo, hi, -1.9, 1.3)
+        _paint_eye(self.params, a, pose, side, x[w], c.y[w], colour[w], relief[w], glint)
 
-    def _landmarks(self, pose, radius, scale):
-        points = _points_on_chart(self.maps.a, pose)
-        cols, rows = self.maps.place(points[:, 0], points[:, 1])
-        u = (cols + .5)*(2*U_MAX/self.maps.c.n) - U_MAX
-        theta, y = np.interp(u, self.maps.c.u[0], self.maps.c.theta[0]), points[:, 1]
-        theta[:17] = _contour(theta[:17], y[:17], radius, pose)
-        return _project(_surface_point(theta, y, radius), pose, self.size, scale)
+# %% ../../nbs/08_data.head.ipynb #5c509987
+@patch
+def _landmarks(self:Head, pose, radius, scale):
+    points = _points_on_chart(self.maps.a, pose)
+    cols, rows = self.maps.place(points[:, 0], points[:, 1])
+    u = (cols + .5)*(2*U_MAX/self.maps.c.n) - U_MAX
+    theta, y = np.interp(u, self.maps.c.u[0], self.maps.c.theta[0]), points[:, 1]
+    theta[:17] = _contour(theta[:17], y[:17], radius, pose)
+    return _project(_surface_point(theta, y, radius), pose, self.size, scale)
 
-    def _behind(self, pose, alpha, scale):
-        "Background and body, with the head's soft shadow on the neck."
-        S, k = self.size, pose.scale
-        pivot = np.array([S*(.5 + pose.tx), S*(.45 + pose.ty)])
-        M = np.float32([[k, 0, pivot[0] - k*S*.75], [0, k, pivot[1] - k*(S*.25 + S*.45)]])
-        body = cv2.warpAffine(self.body, M, (S, S), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        back = self.back
-        if self.tresses is not None:
-            M[0, 2] -= np.sin(np.radians(pose.yaw))*2*scale
-            hair = cv2.warpAffine(self.tresses, M, (S, S), flags=cv2.INTER_LINEAR)
-            back = back*(1 - hair[..., 3:]) + hair[..., :3]
-        l, q = self.scene.light, S//4
-        small = cv2.resize(alpha, (q, q), interpolation=cv2.INTER_AREA)
-        move = np.float32([[1, 0, -l[0]*2.4*scale/4], [0, 1, (-l[1]*2.6 + .9)*scale/4]])
-        dark = cv2.GaussianBlur(cv2.warpAffine(small, move, (q, q)), (0, 0), scale*.34)
-        dark = cv2.resize(dark, (S, S), interpolation=cv2.INTER_LINEAR)
-        return back*(1 - body[..., 3:]) + body[..., :3]*(1 - .70*dark)[..., None]
+# %% ../../nbs/08_data.head.ipynb #8350f7f5
+@patch
+def _behind(self:Head, pose, alpha, scale):
+    "Background and body, with the head's soft shadow on the neck."
+    S, k = self.size, pose.scale
+    pivot = np.array([S*(.5 + pose.tx), S*(.45 + pose.ty)])
+    M = np.float32([[k, 0, pivot[0] - k*S*.75], [0, k, pivot[1] - k*(S*.25 + S*.45)]])
+    body = cv2.warpAffine(self.body, M, (S, S), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = self.back
+    if self.tresses is not None:
+        M[0, 2] -= np.sin(np.radians(pose.yaw))*2*scale
+        hair = cv2.warpAffine(self.tresses, M, (S, S), flags=cv2.INTER_LINEAR)
+        back = back*(1 - hair[..., 3:]) + hair[..., :3]
+    l, q = self.scene.light, S//4
+    small = cv2.resize(alpha, (q, q), interpolation=cv2.INTER_AREA)
+    move = np.float32([[1, 0, -l[0]*2.4*scale/4], [0, 1, (-l[1]*2.6 + .9)*scale/4]])
+    dark = cv2.GaussianBlur(cv2.warpAffine(small, move, (q, q)), (0, 0), scale*.34)
+    dark = cv2.resize(dark, (S, S), interpolation=cv2.INTER_LINEAR)
+    return back*(1 - body[..., 3:]) + body[..., :3]*(1 - .70*dark)[..., None]
 
-    def render(self,
-        pose, # Pose
-        rng=None, # numpy.random.Generator for the sensor's noise; None for none
-    ) -> HeadFrame: # picture and ground truth
-        "Render one moment."
-        S, scale, c = self.size, self.unit*pose.scale, self.maps.c
-        colour, relief, radius, bare, face = self._surface(pose)
-        normals = _normals(c, radius, relief[..., 0])
-        gy, gx = cv2.Sobel(radius, cv2.CV_32F, 0, 1, scale=.125/self.maps.half.dy), cv2.Sobel(radius, cv2.CV_32F, 1, 0, scale=.125)/(self.maps.half.dtheta*np.maximum(np.abs(radius), 1))
-        field = cv2.merge([radius, 1/np.sqrt(1 + np.minimum(gx*gx + gy*gy, 10))])
-        light = rotation(pose).T@np.array(self.scene.light)
-        seen = cv2.resize(_shadow(radius, self.maps.half, light), (c.n, c.n), interpolation=cv2.INTER_LINEAR)
-        u, y, edge = _march(field, *_rays(pose, S, S//2, scale))
-        u, y, edge = (cv2.resize(v, (S, S), interpolation=cv2.INTER_LINEAR) for v in (u, y, edge))
-        maps = np.float32(_col(u, c.n)), np.float32(_row(y, c.n))
-        look = lambda im: cv2.remap(im, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        colour, normal, rest = look(colour), look(normals), look(cv2.merge([relief[..., 0], relief[..., 1], seen, face]))
-        opened, fuzz = cv2.split(look(self.open))
-        alpha = np.clip(.5 - (edge + rest[..., 1]*(.06 - .16*np.clip(fuzz, -1.5, 1.5)))*scale/(1 + 1.6*rest[..., 1]), 0, 1)
-        normal = cv2.transform(normal, np.float32(rotation(pose)))
-        lit = _lit(colour[..., :3], colour[..., 3], normal, rest[..., 2], opened, self.scene)
-        behind = self._behind(pose, alpha, scale)
-        picture = behind + alpha[..., None]*(lit - behind)
-        if self.params.glasses: _wear_glasses(picture, self.maps.a, pose, S, scale)
-        image = _develop(picture, self.scene, S, self.gain, rng)
-        mask = np.uint8(255*(rest[..., 3]*alpha > .5))
-        return HeadFrame(image, self._landmarks(pose, bare, scale), mask, pose, np.array(self.scene.light))
+# %% ../../nbs/08_data.head.ipynb #96426b9e
+@patch
+def render(self:Head,
+    pose, # Pose
+    rng=None, # numpy.random.Generator for the sensor's noise; None for none
+) -> HeadFrame: # picture and ground truth
+    "Render one moment."
+    S, scale, c = self.size, self.unit*pose.scale, self.maps.c
+    colour, relief, radius, bare, face = self._surface(pose)
+    normals = _normals(c, radius, relief[..., 0])
+    gy, gx = cv2.Sobel(radius, cv2.CV_32F, 0, 1, scale=.125/self.maps.half.dy), cv2.Sobel(radius, cv2.CV_32F, 1, 0, scale=.125)/(self.maps.half.dtheta*np.maximum(np.abs(radius), 1))
+    field = cv2.merge([radius, 1/np.sqrt(1 + np.minimum(gx*gx + gy*gy, 10))])
+    light = rotation(pose).T@np.array(self.scene.light)
+    seen = cv2.resize(_shadow(radius, self.maps.half, light), (c.n, c.n), interpolation=cv2.INTER_LINEAR)
+    u, y, edge = _march(field, *_rays(pose, S, S//2, scale))
+    u, y, edge = (cv2.resize(v, (S, S), interpolation=cv2.INTER_LINEAR) for v in (u, y, edge))
+    maps = np.float32(_col(u, c.n)), np.float32(_row(y, c.n))
+    look = lambda im: cv2.remap(im, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    colour, normal, rest = look(colour), look(normals), look(cv2.merge([relief[..., 0], relief[..., 1], seen, face]))
+    opened, fuzz = cv2.split(look(self.open))
+    alpha = np.clip(.5 - (edge + rest[..., 1]*(.06 - .16*np.clip(fuzz, -1.5, 1.5)))*scale/(1 + 1.6*rest[..., 1]), 0, 1)
+    normal = cv2.transform(normal, np.float32(rotation(pose)))
+    lit = _lit(colour[..., :3], colour[..., 3], normal, rest[..., 2], opened, self.scene)
+    behind = self._behind(pose, alpha, scale)
+    picture = behind + alpha[..., None]*(lit - behind)
+    if self.params.glasses: _wear_glasses(picture, self.maps.a, pose, S, scale)
+    image = _develop(picture, self.scene, S, self.gain, rng)
+    mask = np.uint8(255*(rest[..., 3]*alpha > .5))
+    return HeadFrame(image, self._landmarks(pose, bare, scale), mask, pose, np.array(self.scene.light))

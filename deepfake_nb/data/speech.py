@@ -6,8 +6,8 @@
 __all__ = ['RATE', 'STEP', 'KINDS', 'VOWELS', 'CONSONANTS', 'LEVEL', 'Voice', 'sample_voice', 'lf_pulse', 'resonator', 'Vowel',
            'sustain', 'Consonant', 'Phone', 'Speech', 'speak']
 
-# %% ../../nbs/09_data.speech.ipynb #3ed6e3fb
-from dataclasses import dataclass, field, replace
+# %% ../../nbs/09_data.speech.ipynb #5e849801
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
@@ -129,7 +129,7 @@ def sustain(
 
 def _formants(voice, formants): return formants*17/voice.tract*np.array(voice.offsets[:3])
 
-# %% ../../nbs/09_data.speech.ipynb #3b49faa9
+# %% ../../nbs/09_data.speech.ipynb #d7965669
 class Consonant(NamedTuple):
     kind: str
     f1: float # Hz, of a man
@@ -144,14 +144,14 @@ class Consonant(NamedTuple):
     share: float # how often it begins a syllable
 
 CONSONANTS = {
-    'p': Consonant('plosive', 250, 900, 2200, .8, 90, 0., 0., 30, (350, 1600, -16), 4), 'b': Consonant('voiced plosive', 200, 900, 2200, .8, 75, 0., 0., 30, (300, 1400, -20), 3),
+    'p': Consonant('plosive', 250, 900, 2200, .8, 90, 0., 0., 15, (350, 1600, -16), 4), 'b': Consonant('voiced plosive', 200, 900, 2200, .8, 75, 0., 0., 15, (300, 1400, -20), 3),
     't': Consonant('plosive', 250, 1750, 2650, 1.3, 85, .15, .2, 1, (3000, 7600, -10), 8), 'd': Consonant('voiced plosive', 200, 1750, 2650, 1.3, 65, .15, .2, 1, (2800, 7000, -15), 5),
     'k': Consonant('plosive', 250, 1900, 2350, .6, 95, .25, 0., .5, (1300, 3000, -10), 6), 'g': Consonant('voiced plosive', 200, 1900, 2350, .6, 75, .25, 0., .5, (1200, 2800, -15), 3),
     'f': Consonant('fricative', 320, 1100, 2300, .9, 100, .06, .1, 8, (1200, 7600, -22), 3), 'v': Consonant('voiced fricative', 250, 1100, 2300, .9, 65, .06, .1, 8, (1200, 7600, -28), 3),
     'θ': Consonant('fricative', 320, 1300, 2600, 1., 95, .15, .2, 1.2, (1500, 7600, -24), 1), 's': Consonant('fricative', 320, 1600, 2600, 1.2, 110, .12, .4, 1.2, (4300, 7700, -9), 7),
     'z': Consonant('voiced fricative', 240, 1600, 2600, 1.2, 80, .12, .4, 1.2, (4200, 7700, -15), 2), 'ʃ': Consonant('fricative', 300, 1850, 2600, 1.2, 115, .2, -.6, 2, (2200, 5800, -7), 2),
     'x': Consonant('fricative', 350, 1400, 2300, .5, 90, .35, 0., .5, (900, 2700, -15), 1), 'h': Consonant('breathed', 500, 1500, 2500, .05, 65, .4, 0., .1, (), 3),
-    'm': Consonant('nasal', 270, 1000, 2200, .8, 75, 0., 0., 30, (), 5), 'n': Consonant('nasal', 280, 1650, 2600, 1.2, 70, .2, .1, 1, (), 9),
+    'm': Consonant('nasal', 270, 1000, 2200, .8, 75, 0., 0., 15, (), 5), 'n': Consonant('nasal', 280, 1650, 2600, 1.2, 70, .2, .1, 1, (), 9),
     'ŋ': Consonant('nasal', 280, 2000, 2500, .6, 80, .3, 0., .5, (), 0), 'l': Consonant('liquid', 330, 1200, 2800, 1.2, 65, .25, .1, .8, (), 6),
     'r': Consonant('liquid', 320, 1150, 1500, 1.3, 65, .25, -.4, 1.2, (), 6), 'w': Consonant('glide', 290, 650, 2200, 1.3, 65, .1, -1., 3, (), 3),
     'j': Consonant('glide', 260, 2150, 3000, 1.3, 60, .2, .7, 1, (), 3)}
@@ -214,7 +214,7 @@ def _script(voice, seconds, seed):
     ends = np.cumsum([p[0] for p in phones])*min(1, room/sum(p[0] for p in phones))
     return [Phone(a, b, *p[1:]) for a, b, p in zip([0., *ends.tolist()], ends.tolist(), phones)] + [Phone(ends[-1].item(), seconds, 'sil')]
 
-# %% ../../nbs/09_data.speech.ipynb #d1d721b4
+# %% ../../nbs/09_data.speech.ipynb #d0bc28e6
 class _Posture(NamedTuple):
     start: float; end: float
     formants: tuple
@@ -237,13 +237,14 @@ def _consonant(p, after_s):
     def hiss(start, end, burst): return [_Hiss(start, end, *c.noise[:2], c.noise[2] - 2*(not p.stressed), 'voiced' in c.kind and not burst, burst)]
     if c.kind == 'plosive':
         closed, burst = a + 0.58*long, b - 0.004 if after_s else a + 0.7*long
-        return [_Posture(a, closed, f, c.pull), _Posture(closed, burst, f, c.pull, 0, 0.1), _Posture(burst, b, f, c.pull/2, 0, 0.35*loud)], hiss(closed, burst, True)
+        return [_Posture(a, closed, f, c.pull), _Posture(closed, burst, f, c.pull, 0, 0.1), _Posture(burst, b, f, c.pull/2, 0, 0.25*loud)], hiss(closed, burst, True)
     if c.kind == 'voiced plosive':
         return [_Posture(a, b - 0.014, f, c.pull, 0.12), _Posture(b - 0.014, b, f, c.pull, 0.25, 0.05)], hiss(b - 0.014, b, True)
-    voice, breath, nasal = {'fricative': (0, 0.04, 0), 'voiced fricative': (0.3, 0.02, 0), 'breathed': (0, 0.4*loud, 0),
+    voice, breath, nasal = {'fricative': (0, 0.04, 0), 'voiced fricative': (0.3, 0.02, 0), 'breathed': (0, 0.15*loud, 0),
                             'nasal': (0.5*loud + 0.1, 0, 1), 'liquid': (0.75*loud, 0, 0), 'glide': (0.75*loud, 0, 0)}[c.kind]
     return [_Posture(a, b, f, c.pull, voice, breath, nasal)], hiss(a, b, False) if c.noise else []
 
+# %% ../../nbs/09_data.speech.ipynb #4293dc0b
 def _postures(phones):
     "All postures and all hisses of a clip."
     postures, hisses, rest = [], [], np.array(VOWELS['ə'][:3])
@@ -251,18 +252,18 @@ def _postures(phones):
         if p.symbol == 'sil': postures.append(_Posture(p.start, p.end, tuple(rest), 0.05))
         elif p.symbol == 'breath': postures.append(_Posture(p.start, p.end, (600, 1600, 2600), 0.3, 0, 0.04))
         elif p.symbol in VOWELS:
-            f = np.array(VOWELS[p.symbol][:3])
-            postures.append(_Posture(p.start, p.end, tuple(f if p.stressed else 0.75*f + 0.25*rest), 1., 1. if p.stressed else 0.72))
+            f, loud = np.array(VOWELS[p.symbol][:3]), 0.8 + 0.3*VOWELS[p.symbol].opening # open vowels are louder (Lehiste and Peterson, 1959)
+            postures.append(_Posture(p.start, p.end, tuple(f if p.stressed else 0.75*f + 0.25*rest), 1., loud*(1 if p.stressed else 0.72)))
         else:
             more, noise = _consonant(p, before and before.symbol == 's')
             postures, hisses = postures + more, hisses + noise
     return postures, hisses
 
-# %% ../../nbs/09_data.speech.ipynb #c8e6760d
+# %% ../../nbs/09_data.speech.ipynb #c3bde777
 def _blend(spans, targets, pulls, reach, n):
-    "(n, P): at each STEP the mean of the targets, weighted by dominance; `reach` s tells how far a sound is felt beyond itself."
+    "(n, P): at each STEP the mean of the targets, weighted by dominance; `reach` s, one for all or each, tells how far a sound is felt beyond itself."
     total, weight = np.zeros((n, targets.shape[1])), np.full((n, 1), 1e-12)
-    for (start, end), target, pull in zip(spans, targets, pulls):
+    for (start, end), target, pull, reach in zip(spans, targets, pulls, np.broadcast_to(reach, len(spans))):
         i, j = max(0, int((start - 3*reach)/STEP)), min(n, int((end + 3*reach)/STEP) + 2)
         t = np.arange(i, j)*STEP
         w = pull*np.exp(-(np.maximum(0, np.maximum(start - t, t - end))/reach)**2)[:, None]
@@ -278,7 +279,7 @@ def _lips(phones, n):
         if p.symbol in VOWELS: return VOWELS[p.symbol].opening*(1 if p.stressed else 0.75), VOWELS[p.symbol].width, 1.
         return CONSONANTS[p.symbol].opening, CONSONANTS[p.symbol].width, CONSONANTS[p.symbol].lips
     targets = np.array([target(p) for p in phones])
-    return _blend([p[:2] for p in phones], targets[:, :2], targets[:, 2], 0.06, n)
+    return _blend([p[:2] for p in phones], targets[:, :2], targets[:, 2], np.where(targets[:, 2] > 3, 0.025, 0.045), n) # closed lips part at once
 
 # %% ../../nbs/09_data.speech.ipynb #caafec59
 def _bump(t, at, width): return np.exp(-0.5*((t - at)/width)**2)

@@ -59,12 +59,12 @@ class VoiceCNN(nn.Module):
         "Features, with the mean and deviation of each band."
         return torch.cat([self.features(x), x.mean(2), x.std(2)], 1)
 
-# %% ../../nbs/23_detect.audio.ipynb #f62e7884
+# %% ../../nbs/23_detect.audio.ipynb #d4e89d4f
 def _versions(job):
     # (sound source, name, identity) -> rows of windows, one real and one per vocoder
     source, name, identity, seed = job
     set_threads(1)
-    sound = source.speech.sound if isinstance(source, ActorClip) else read_audio(source, RATE)[:8*RATE]
+    sound = source.sound if isinstance(source, ActorClip) else read_audio(source, RATE)[:8*RATE]
     rng, rows = np.random.default_rng([seed, *name.encode()]), []
     for method in ('real', *VOCODERS):
         made = sound if method == 'real' else vocode(sound, method, rng)

@@ -92,15 +92,16 @@ def likelihood(
     "Calibrated likelihood of fake, at even odds."
     return 1/(1 + np.exp(-np.clip(platt[0]*np.asarray(logits) + platt[1], -30, 30)))
 
-# %% ../../nbs/21_detect.cnn.ipynb #74e3da7d
+# %% ../../nbs/21_detect.cnn.ipynb #7d37cef7
 def fit_domain(
     features, # (N, D) of training crops
 ) -> dict: # {'mean': (D,), 'whiten': (D, D)} float32
     "A shrunk Gaussian of the training features."
     from sklearn.covariance import LedoitWolf
-    fit = LedoitWolf().fit(np.asarray(features, np.float64))
-    values, vectors = np.linalg.eigh(fit.precision_)
-    return {'mean': torch.tensor(fit.location_).float(), 'whiten': torch.tensor(vectors*np.sqrt(np.clip(values, 0, None))).float()}
+    features = np.asarray(features, np.float64)
+    mean, scale = features.mean(0), features.std(0) + 1e-3
+    values, vectors = np.linalg.eigh(LedoitWolf(assume_centered=True).fit((features - mean)/scale).precision_)
+    return {'mean': torch.tensor(mean).float(), 'whiten': torch.tensor(vectors*np.sqrt(values.clip(0))/scale[:, None]).float()}
 
 def distance(
     features, # (N, D)
