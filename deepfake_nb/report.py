@@ -71,7 +71,7 @@ def chapter_key(
     return digest([code, code_hash(*modules), params, chapter_sizes(params['profile'], chapter.name), load_profile(params['profile'])['threads'],
                    _data_key(params['data']), file_sha256(lock), sys.version_info[:2]])
 
-# %% ../nbs/50_report.ipynb #448461e1
+# %% ../nbs/50_report.ipynb #d5545cb9
 @dataclass
 class Result:
     "How one chapter went."
@@ -112,7 +112,7 @@ def _execute(chapter, folder, params, quiet):
     bar = dict(desc=chapter.name, leave=False, disable=True if quiet else None) # None: on a terminal only
     try:
         papermill.execute_notebook(chapter.path, folder/'notebook.ipynb', {**params, 'out': str(folder)}, kernel_name='python3',
-                                   cwd=chapter.path.parent, progress_bar=bar)
+                                   cwd=chapter.path.parent, progress_bar=bar, extra_arguments=['--log-level=40'])
     except PapermillExecutionError as e: return f'{e.ename}: {e.evalue}'.splitlines()[0]
     missing = [f for f in ('metrics.json', 'timings.json', 'provenance.json') if not (folder/f).exists()]
     return f'it ended without writing {", ".join(missing)}' if missing else ''

@@ -6,16 +6,14 @@
 __all__ = ['training_data', 'training_part', 'damage', 'CropSet', 'Balanced', 'Keeper', 'fit', 'predict', 'score_clips',
            'auc_by_manipulation', 'clip_counts', 'signatures', 'clip_numbers', 'direction_auc']
 
-# %% ../nbs/16_train.ipynb #225fa2cd
+# %% ../nbs/16_train.ipynb #99e454c6
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback
-from fastai.callback.schedule import Learner # the schedule module patches fit_one_cycle into it
-from fastai.data.core import DataLoaders
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from .core import DataError, atomic_path, cached, load_weights, save_weights
@@ -23,6 +21,12 @@ from .data.augment import self_blend, write_actor_set
 from .data.manifest import data_hash, load_manifest, scan, split_identities
 from .data.preprocess import Recipe, decode_crop, load_crops, prepare, real_clips
 from .metrics import auc, pool_scores
+
+with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning) # fastai scripts a layer when it is imported
+    from fastai.callback.core import Callback
+    from fastai.callback.schedule import Learner # the module patches fit_one_cycle into it
+    from fastai.data.core import DataLoaders
 
 # %% ../nbs/16_train.ipynb #36991483
 def training_data(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGIONS', 'STEADY', 'RATE', 'VOCODERS', 'METHODS', 'region_mask', 'soften', 'blend', 'match_colour', 'fit_affine',
-           'swap_face', 'swap_mouth', 'self_blend', 'vocode', 'through_codec', 'ActorFake', 'actor_set',
-           'write_actor_set']
+           'swap_face', 'swap_mouth', 'alter', 'blend_self', 'self_blend', 'vocode', 'through_codec', 'ActorFake',
+           'actor_set', 'write_actor_set']
 
 # %% ../../nbs/14_data.augment.ipynb #7a09aa14
 from dataclasses import dataclass, replace
@@ -134,27 +134,44 @@ def _elastic(shape, rng, amplitude):
     y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
     return x + dx, y + dy
 
-# %% ../../nbs/14_data.augment.ipynb #fbfb8a1d
+# %% ../../nbs/14_data.augment.ipynb #f1b3f2f5
 def _nudge(image, points, rng):
     width = np.ptp(points[:, 0])
     matrix = cv2.getRotationMatrix2D(points.mean(0).astype(float).tolist(), rng.uniform(-2, 2), rng.uniform(.96, 1.04))
     matrix[:, 2] += rng.uniform(-.03, .03, 2)*width
     return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
+def alter(
+    face, # (H, W, 3) uint8
+    rng, # numpy.random.Generator
+) -> np.ndarray: # (H, W, 3) uint8
+    "Another colour and another sharpness."
+    return _resharpen(_recolour(face, rng), rng)
+
+def blend_self(
+    target, # (H, W, 3) uint8
+    source, # (H, W, 3) uint8: a copy of the same face
+    landmarks, # (68, 2) px, of both
+    rng, # numpy.random.Generator
+) -> tuple: # ((H, W, 3) uint8, (H, W) float32 mask)
+    "Shift one copy of a face by a hair and blend it into the other, under a deformed hull."
+    width = np.ptp(landmarks[:, 0])
+    source = _nudge(source, landmarks, rng)
+    hard = region_mask(landmarks, target.shape, rng.choice(['face', 'inner', 'lower']))
+    hard = cv2.remap(hard, *_elastic(hard.shape, rng, .06*width), cv2.INTER_LINEAR)
+    mask = soften((hard > .5).astype(np.float32), rng.uniform(.02, .16)*width)*np.float32(rng.choice([.25, .5, .75, 1, 1, 1]))
+    return blend(source, target, mask), mask
+
 def self_blend(
     face, # (H, W, 3) uint8: a real face
     landmarks, # (68, 2) px
     rng, # numpy.random.Generator
 ) -> tuple: # (real (H, W, 3) uint8, fake (H, W, 3) uint8, mask (H, W) float32)
-    "A self-blended pair: the transformed target, and the same with a transformed copy of itself blended in."
-    copies = [face, _resharpen(_recolour(face, rng), rng)]
+    "A self-blended pair. Either copy may be the altered one, so the real of the pair is the target as it came out, not the untouched face."
+    copies = [face, alter(face, rng)]
     target, source = copies if rng.random() < .5 else copies[::-1]
-    source = _nudge(source, landmarks, rng)
-    width = np.ptp(landmarks[:, 0])
-    hard = region_mask(landmarks, face.shape, rng.choice(['face', 'inner', 'lower']))
-    hard = cv2.remap(hard, *_elastic(hard.shape, rng, .06*width), cv2.INTER_LINEAR)
-    mask = soften((hard > .5).astype(np.float32), rng.uniform(.02, .16)*width)*np.float32(rng.choice([.25, .5, .75, 1, 1, 1]))
-    return target, blend(source, target, mask), mask
+    fake, mask = blend_self(target, source, landmarks, rng)
+    return target, fake, mask
 
 # %% ../../nbs/14_data.augment.ipynb #336a36f3
 RATE = 16000
@@ -216,7 +233,7 @@ def through_codec(
     back = back[1024:] # the encoder's delay
     return np.pad(back, (0, max(0, len(sound) - len(back))))[:len(sound)].astype(np.float32)
 
-# %% ../../nbs/14_data.augment.ipynb #87812caa
+# %% ../../nbs/14_data.augment.ipynb #4e43a830
 METHODS = ('swap', 'mouth', 'self_blend')
 
 @dataclass(frozen=True)
@@ -255,7 +272,8 @@ class ActorFake:
     def _manipulate(self, frame, donor):
         if self.method == 'swap': return swap_face(frame.image, frame.landmarks, donor.image, donor.landmarks)
         if self.method == 'mouth': return swap_mouth(frame.image, frame.landmarks, donor.image, donor.landmarks)
-        return self_blend(frame.image, frame.landmarks, np.random.default_rng([self.clip.seed, self.clip.identity, self.clip.clip]))[1:]
+        rng = np.random.default_rng([self.clip.seed, self.clip.identity, self.clip.clip]) # the same in every frame
+        return blend_self(frame.image, alter(frame.image, rng), frame.landmarks, rng)
 
 # %% ../../nbs/14_data.augment.ipynb #55126b5d
 def actor_set(

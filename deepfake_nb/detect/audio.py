@@ -59,7 +59,7 @@ class VoiceCNN(nn.Module):
         "Features, with the mean and deviation of each band."
         return torch.cat([self.features(x), x.mean(2), x.std(2)], 1)
 
-# %% ../../nbs/23_detect.audio.ipynb #d4e89d4f
+# %% ../../nbs/23_detect.audio.ipynb #4922d340
 def _versions(job):
     # (sound source, name, identity) -> rows of windows, one real and one per vocoder
     source, name, identity, seed = job
@@ -94,7 +94,7 @@ def voice_data(
     return split_voices(table, seed)
 
 def split_voices(table, seed):
-    clips = table.groupby('clip_id', as_index=False).agg(dict(label='first', manipulation='first', identity='first')).assign(donor='')
+    clips = table.groupby('clip_id', as_index=False).agg(dict(label='first', manipulation='first', identity='first')).assign(path='', donor='')
     return table.merge(split_identities(clips, seed=seed)[['clip_id', 'split']], on='clip_id')
 
 # %% ../../nbs/23_detect.audio.ipynb #09149a27
