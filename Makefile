@@ -47,7 +47,8 @@ docs: $(INSTALLED) ## the documentation site (needs Quarto)
 	nbdev-docs
 
 weights: $(INSTALLED) ## train the shipped weights again
-	deepfake-nb weights
+	deepfake-nb report detect.cnn detect.audio --profile actors
+	cp reports/actors/detect.*/weights/* deepfake_nb/weights/
 
 clean: ## remove caches and reports of this machine (not .venv)
 	rm -rf .cache reports/smoke reports/cpu reports/gpu build dist *.egg-info

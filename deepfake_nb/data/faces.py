@@ -202,7 +202,7 @@ def _change(a, b): return np.abs(a[0] - b[0]).mean()/255 + 1 - np.minimum(a[1], 
 
 def _is_cut(a, b, seconds): return _change(a, b) > .13 + .17*min(seconds, 1)
 
-# %% ../../nbs/12_data.faces.ipynb #0d477c38
+# %% ../../nbs/12_data.faces.ipynb #3d31cc3e
 EVERY, PATIENCE = 1., .5 # seconds: between searches for newcomers, and how long a lost face may come back
 SAME = .2 # overlap with the last box from which a detected face may be the lost one
 
@@ -212,6 +212,21 @@ class _Seen:
     frame: int
     time: float
 
+def _follow(frame, live):
+    # {number: _Seen} -> {number: (box, score, five points)} of the faces that are where they were
+    boxes, scores, five = _look(frame, [s.box for s in live.values()])
+    numbers = list(live)
+    return {numbers[i]: (boxes[i], scores[i], five[i]) for i in _distinct(boxes, scores)}
+
+def _owners(followed, lost, boxes):
+    # {number: box}, {number: box}, detected boxes (N, 4) -> {index of a detected box: number of the face that it is}
+    from scipy.optimize import linear_sum_assignment
+    numbers = [*followed, *lost]
+    overlap = box_iou(np.array([*followed.values(), *lost.values()]), boxes)
+    overlap[:len(followed)] += overlap[:len(followed)] >= SAME # a face that is being followed comes first
+    return {j: numbers[i] for i, j in zip(*linear_sum_assignment(-overlap)) if overlap[i, j] >= SAME}
+
+# %% ../../nbs/12_data.faces.ipynb #245d2185
 class FaceTracker:
     "Follows all faces of one video; takes frames in order, remembers only the last."
     def __init__(self):
@@ -225,7 +240,7 @@ class FaceTracker:
         "The faces of the next frame. Raises `DataError` for what is no picture."
         frame = _checked(frame)
         self._arrive(time, frame)
-        found = self._follow(frame)
+        found = _follow(frame, self.live)
         if len(found) < len(self.live) or not self.live or time - self.detected >= EVERY: self._search(time, frame, found)
         for number, (box, *_) in found.items(): self.live[number] = _Seen(box, self.frame, time)
         return {number: _face(frame, *face) for number, face in sorted(found.items())}
@@ -237,25 +252,13 @@ class FaceTracker:
         self.frame, self.time, self.scene = self.frame + 1, time, scene
         self.live = {n: s for n, s in self.live.items() if self.frame - s.frame == 1 or time - s.time <= PATIENCE}
 
-    def _follow(self, frame):
-        # {number: (box, score, five points)} of the faces that are where they were
-        boxes, scores, five = _look(frame, [s.box for s in self.live.values()])
-        found = {}
-        for number, box, score, points in zip(self.live, boxes, scores, five):
-            moved = box_iou(box, self.live[number].box).item()
-            taken = [f[0] for f in found.values()]
-            if score >= KEEP and moved > .5 and (not taken or box_iou(box, taken).max() < .4): found[number] = box, score, points
-        return found
-
     def _search(self, time, frame, found):
         # detect; add to `found` those lost who are back, and newcomers
-        from scipy.optimize import linear_sum_assignment
         careful = time - self.searched >= EVERY or len(found) < len(self.live)
         boxes, scores, five = _detect(frame, careful)
         self.detected, self.searched = time, time if careful else self.searched
-        numbers = [*found, *(n for n in self.live if n not in found)]
-        overlap = box_iou(np.array([found[n][0] if n in found else self.live[n].box for n in numbers]), boxes)
-        owner = {j: numbers[i] for i, j in zip(*linear_sum_assignment(-overlap)) if overlap[i, j] >= SAME}
+        lost = {n: s.box for n, s in self.live.items() if n not in found}
+        owner = _owners({n: f[0] for n, f in found.items()}, lost, boxes)
         for j, face in enumerate(zip(boxes, scores, five)):
             if j in owner: found.setdefault(owner[j], face)
             elif face[1] >= NEW:

@@ -35,7 +35,7 @@ def voice_windows(
     windows = windows[loud]
     return starts[loud]*HOP/RATE, windows - windows.mean((1, 2), keepdims=True)
 
-# %% ../../nbs/23_detect.audio.ipynb #01dfe7c7
+# %% ../../nbs/23_detect.audio.ipynb #ae9ab5ca
 class VoiceCNN(nn.Module):
     "A small CNN on log-mel windows: (B, 80, T) -> (B,) logits, positive for fake."
     kind = 'voice_cnn' # what its weight files say they are
@@ -44,7 +44,7 @@ class VoiceCNN(nn.Module):
     ):
         super().__init__()
         if arch != 'small_cnn': raise DataError(f'{arch}: no such voice network; there is small_cnn')
-        self.arch, self.backbone = arch, SmallCNN()
+        self.arch, self.backbone = arch, SmallCNN(3)
         self.head = nn.Sequential(nn.Dropout(.2), nn.Linear(SmallCNN.width, 1))
 
     def features(self, x): # (B, 80, T) -> (B, D)
@@ -59,7 +59,7 @@ class VoiceCNN(nn.Module):
         "Features, with the mean and deviation of each band."
         return torch.cat([self.features(x), x.mean(2), x.std(2)], 1)
 
-# %% ../../nbs/23_detect.audio.ipynb #4922d340
+# %% ../../nbs/23_detect.audio.ipynb #5881eb33
 def _versions(job):
     # (sound source, name, identity) -> rows of windows, one real and one per vocoder
     source, name, identity, seed = job
@@ -70,7 +70,9 @@ def _versions(job):
         made = sound if method == 'real' else vocode(sound, method, rng)
         made = through_codec(made, int(rng.choice([24000, 48000, 96000])))
         made = made + rng.normal(0, 10**rng.uniform(-4.5, -2.5), len(made)).astype(np.float32)
-        rows += [dict(clip_id=f'{name}-{method}', label=int(method != 'real'), manipulation=method, identity=identity, mel=w.ravel()) for w in voice_windows(log_mel(made))[1]]
+        starts, windows = voice_windows(log_mel(made))
+        rows += [dict(clip_id=f'{name}-{method}', label=int(method != 'real'), manipulation=method, identity=identity, source='' if method == 'real' else f'{name}-real',
+                      frame=round(t*RATE/HOP), mel=w.ravel()) for t, w in zip(starts, windows)]
     return rows
 
 def voice_data(
@@ -78,7 +80,7 @@ def voice_data(
     sizes, # dict: identities, clips, seconds of the actors; limit: sound files of a folder
     seed=0, # int
     workers=1, # processes
-) -> pd.DataFrame: # windows: clip_id, label, manipulation, identity, mel, split
+) -> pd.DataFrame: # windows: clip_id, label, manipulation, identity, source, frame, mel, split
     "Windows of real and computed voices, split by people; cached."
     if data == 'actors':
         clips = [ActorClip(i, c, seed, sizes['seconds']) for i in range(sizes['identities']) for c in range(sizes['clips'])]
@@ -94,28 +96,25 @@ def voice_data(
     return split_voices(table, seed)
 
 def split_voices(table, seed):
-    clips = table.groupby('clip_id', as_index=False).agg(dict(label='first', manipulation='first', identity='first')).assign(path='', donor='')
+    clips = table.groupby('clip_id', as_index=False).agg(dict(label='first', manipulation='first', identity='first')).assign(path=lambda t: t.clip_id, donor='')
     return table.merge(split_identities(clips, seed=seed)[['clip_id', 'split']], on='clip_id')
 
-# %% ../../nbs/23_detect.audio.ipynb #09149a27
+# %% ../../nbs/23_detect.audio.ipynb #156dfddf
 class VoiceSet(Dataset):
-    "Windows as (80, WIDTH) float32 with label 0 real, 1 fake."
+    "Windows as (80, WIDTH) float32 with label 0 real, 1 fake; disturbed when drawn by `train.Pairs`."
     pseudo = 0.
     def __init__(self,
         rows, # DataFrame of windows
-        augment=False, # filter and mute
         seed=0, # int
     ):
         if rows.empty: raise DataError('no voices to train on or to measure')
-        self.rows, self.augment, self.seed, self.epoch = rows.reset_index(drop=True), augment, seed, 0
+        self.rows, self.seed, self.epoch = rows.reset_index(drop=True), seed, 0
 
     def __len__(self): return len(self.rows)
 
-    def labels(self): return self.rows.label.to_numpy()
-
-    def window(self, i):
-        x = np.array(self.rows.mel[i], np.float32).reshape(80, WIDTH)
-        return self._disturbed(x, np.random.default_rng([self.seed, self.epoch, i])) if self.augment else x
+    def labels(self): # (N,) int
+        "0 real, 1 fake."
+        return self.rows.label.to_numpy()
 
     def _disturbed(self, x, rng):
         x = x + np.interp(np.arange(80), np.linspace(0, 79, 5), rng.normal(0, 1., 5))[:, None].astype(np.float32)
@@ -124,7 +123,11 @@ class VoiceSet(Dataset):
         x[:, time:time + rng.integers(0, 16)] = 0
         return x - x.mean()
 
-    def __getitem__(self, i): return torch.from_numpy(self.window(i)), torch.tensor(float(self.rows.label[i]))
+    def __getitem__(self, key): # row number, or (row number, role, chance) for training
+        i, _, chance = key if isinstance(key, tuple) else (key, 0, None)
+        x = np.array(self.rows.mel[i], np.float32).reshape(80, WIDTH)
+        if chance is not None: x = self._disturbed(x, np.random.default_rng([self.seed, chance]))
+        return torch.from_numpy(x), torch.tensor(float(self.rows.label[i]))
 
 # %% ../../nbs/23_detect.audio.ipynb #616e0af2
 def voice_numbers(
