@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AS_IT_IS', 'PAIR_REAL', 'PAIR_FAKE', 'training_data', 'training_part', 'damage', 'CropSet', 'Pairs', 'best_epoch',
-           'Keeper', 'fit', 'predict', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures',
+           'Keeper', 'BFloat16', 'fit', 'predict', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures',
            'clip_numbers', 'direction_auc']
 
 # %% ../nbs/16_train.ipynb #99e454c6
@@ -58,7 +58,7 @@ def training_part(
     part = manifest[manifest.split == split]
     return load_crops(folder, part.clip_id).merge(part[['clip_id', 'label', 'identity', 'manipulation', 'source', 'duration']], on='clip_id')
 
-# %% ../nbs/16_train.ipynb #60448d44
+# %% ../nbs/16_train.ipynb #1fe463fb
 def _rejpeg(image, rng):
     code = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])[1]
     return cv2.imdecode(code, cv2.IMREAD_COLOR)
@@ -77,14 +77,15 @@ def _light(image, rng):
 def damage(
     image, # (H, W, 3) uint8
     rng, # numpy.random.Generator
+    share=.5, # 0 none .. 1 all: the chance of each kind of damage
 ) -> np.ndarray: # (H, W, 3) uint8
-    "Random mirror, light, scale, noise and JPEG, each with a chance of its own."
+    "Random mirror, light, scale, noise and JPEG."
     if rng.random() < .5: image = np.ascontiguousarray(image[:, ::-1])
-    for change, chance in ((_light, .5), (_rescale, .3), (_noise, .2), (_rejpeg, .4)):
-        if rng.random() < chance: image = change(image, rng)
+    for change in (_light, _rescale, _noise, _rejpeg):
+        if rng.random() < share: image = change(image, rng)
     return image
 
-# %% ../nbs/16_train.ipynb #49e9469d
+# %% ../nbs/16_train.ipynb #ed80aaf1
 AS_IT_IS, PAIR_REAL, PAIR_FAKE = range(3) # roles
 
 class CropSet(Dataset):
@@ -93,10 +94,11 @@ class CropSet(Dataset):
         rows, # DataFrame: clip_id, label, source, frame, crop, crop_landmarks
         size, # px that the model wants
         pseudo=0., # share of self-blended pairs: among the training pairs, or among the real clips when measuring
+        damage=.5, # share of damage to what is trained on, see `damage`
         seed=0, # int
     ):
         if rows.empty: raise DataError('no crops to train on or to measure')
-        self.rows, self.size, self.pseudo, self.seed, self.epoch = rows.reset_index(drop=True), size, pseudo, seed, 0
+        self.rows, self.size, self.pseudo, self.damage, self.seed, self.epoch = rows.reset_index(drop=True), size, pseudo, damage, seed, 0
         self.clip = pd.factorize(self.rows.clip_id)[0]
         crops = [decode_crop(c) for c in self.rows.crop]
         self.pixels = [cv2.resize(c, (size, size), interpolation=cv2.INTER_AREA) if c.shape[0] != size else c for c in crops]
@@ -120,7 +122,7 @@ class CropSet(Dataset):
         i, role, chance = key if isinstance(key, tuple) else (key, self._role(key), None)
         image = self.pixels[i]
         if role != AS_IT_IS: image = self_blend(image, self.points[i], np.random.default_rng([self.seed, i if chance is None else chance]))[role - 1]
-        if chance is not None: image = damage(image, np.random.default_rng([self.seed, chance, role, i]))
+        if chance is not None: image = damage(image, np.random.default_rng([self.seed, chance, role, i]), self.damage)
         return image, int(self.rows.label[i] or role == PAIR_FAKE)
 
     def __getitem__(self, key):
@@ -215,7 +217,18 @@ def _resume(learn, keeper):
     learn.opt.load_state_dict(dict(state=states, hypers=learn.opt.state_dict()['hypers']))
     keeper.history = card['history']
 
-# %% ../nbs/16_train.ipynb #e7caccbc
+# %% ../nbs/16_train.ipynb #70117900
+class BFloat16(Callback):
+    "Autocast to bfloat16 on whatever device the model is; the loss stays in float32."
+    order = 10
+    def before_batch(self):
+        self.cast = torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)
+        self.cast.__enter__()
+    def after_pred(self):
+        self.cast.__exit__(None, None, None)
+        self.learn.pred = self.pred.float()
+
+# %% ../nbs/16_train.ipynb #8b6aeef6
 def fit(
     model, # nn.Module: (B, 3, S, S) in 0..1 -> (B,) logits
     train, # CropSet
@@ -231,7 +244,7 @@ def fit(
     if len(np.unique(valid.labels())) < 2: raise DataError('the validation clips are all of one class: no AUC, no choice')
     loaders = DataLoaders(DataLoader(train, batch, sampler=Pairs(train), drop_last=len(train) > batch), DataLoader(valid, batch), device=device)
     keeper = Keeper(out, train, valid, say)
-    learn = Learner(loaders, model.to(device), nn.BCEWithLogitsLoss(), cbs=keeper, path=out)
+    learn = Learner(loaders, model.to(device, memory_format=torch.channels_last), nn.BCEWithLogitsLoss(), cbs=[BFloat16(), keeper], path=out)
     learn.remove_cbs([c for c in learn.cbs if c.name in ('progress', 'recorder')])
     learn.create_opt()
     if (keeper.out/'last.safetensors').exists(): _resume(learn, keeper)

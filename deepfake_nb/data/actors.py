@@ -53,7 +53,7 @@ def saccades(
     last = np.maximum.accumulate(np.where(jumps, np.arange(n), 0))
     return targets[last].clip(-1, 1)
 
-# %% ../../nbs/10_data.actors.ipynb #3ef25640
+# %% ../../nbs/10_data.actors.ipynb #d7755dcb
 FPS = 25
 
 def _rng(*key):
@@ -66,7 +66,7 @@ def _poses(n, mouth, rng):
     move['pitch'] += 2*gaussian_filter1d(mouth[:, 0], 2)
     limits = dict(yaw=22, pitch=12, roll=10, tx=.06, ty=.05, smile=1, brow=1)
     move = {k: np.clip(v, -limits[k], limits[k]) for k, v in move.items()}
-    move |= dict(zip(('gaze_x', 'gaze_y'), saccades(n, FPS, rng).T), blink=blinks(n, FPS, rng), mouth_open=mouth[:, 0], mouth_wide=mouth[:, 1])
+    move |= dict(zip(('gaze_x', 'gaze_y'), saccades(n, FPS, rng).T), blink=blinks(n, FPS, rng), mouth_open=np.clip(1.6*mouth[:, 0], 0, 1), mouth_wide=mouth[:, 1])
     scale = rng.uniform(.92, 1.08)
     return [Pose(scale=scale, **{k: float(v[i]) for k, v in move.items()}) for i in range(n)]
 
