@@ -1,6 +1,7 @@
 "The command line from end to end, on files that a user would have."
 import json
 import numpy as np, pandas as pd, pytest
+from conftest import ROOT
 from deepfake_nb.media import write_audio, write_image, write_video
 
 KEYS = {"path", "likelihood", "interval", "verdict", "tracks", "timeline", "error"}
@@ -127,3 +128,7 @@ def test_help_of_every_command(cli):
 
 def test_doctor(cli):
     assert json.loads(cli("doctor", "--json").stdout)["versions"]["torch"]
+
+
+def test_sample_manifest_is_what_actors_writes(actors):
+    assert (ROOT / "data" / "sample_manifest.csv").read_text() == (actors / "manifest.csv").read_text()
