@@ -15,9 +15,9 @@ from rich.table import Table
 from typer import Argument, Option
 from .core import DeepfakeNBError, write_json
 
-# %% ../nbs/61_cli.ipynb #3a254bca
+# %% ../nbs/61_cli.ipynb #c5d7f301
 app = typer.Typer(name='deepfake-nb', no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False,
-                  help='Make deepfakes, mark them and catch them. Numbers in a report come from: deepfake-nb report')
+                  help='Make deepfakes, mark them and catch them. To try it: deepfake-nb actors cast, then deepfake-nb detect cast/*/*.mp4')
 WORKERS = min(4, os.cpu_count() or 1)
 
 def _err(): return Console(stderr=True, highlight=False)
