@@ -462,6 +462,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'deepfake_nb/detect/detector.py'),
                                              'deepfake_nb.detect.detector.Detector.__init__': ( 'detect.detector.html#detector.__init__',
                                                                                                 'deepfake_nb/detect/detector.py'),
+                                             'deepfake_nb.detect.detector.Detector._asked': ( 'detect.detector.html#detector._asked',
+                                                                                              'deepfake_nb/detect/detector.py'),
                                              'deepfake_nb.detect.detector.Detector._verdict': ( 'detect.detector.html#detector._verdict',
                                                                                                 'deepfake_nb/detect/detector.py'),
                                              'deepfake_nb.detect.detector.Detector.predict': ( 'detect.detector.html#detector.predict',

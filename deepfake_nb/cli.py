@@ -68,7 +68,7 @@ def _summary(manifest):
     for name, value in rows.items(): table.add_row(name, str(value))
     return table
 
-# %% ../nbs/61_cli.ipynb #f094167d
+# %% ../nbs/61_cli.ipynb #26afdaca
 @app.command(epilog='Examples: deepfake-nb detect clip.mp4  ·  deepfake-nb detect --json *.mp4 > verdicts.jsonl')
 def detect(
     files: Annotated[list[Path], Argument(help='Images, video or sound.', show_default=False)],
@@ -77,8 +77,9 @@ def detect(
     weights: Annotated[Optional[Path], Option(help='Folder with other weights: face_cnn and voice_cnn, .safetensors and .json.', show_default=False)] = None,
     device: Annotated[str, Option(help='cpu, cuda, mps or auto.')] = 'auto', quiet: Quiet = False):
     "Say how likely it is that a file was manipulated, and where."
-    from deepfake_nb.core import progress
+    from deepfake_nb.core import progress, set_threads
     from deepfake_nb.detect.detector import Detector
+    set_threads(1) # the networks are small: more threads wait for each other
     detector = Detector.pretrained(*[weights] if weights else [], device=device)
     verdicts = []
     for file in progress(files, 'detecting', quiet=quiet):

@@ -17,9 +17,9 @@ def cli():
 
 @pytest.fixture(scope="session")
 def actors(cli, tmp_path_factory):
-    "Three clips real, three fake (one of each method), 1.2 s."
+    "Five clips real, five fake (of all three methods), 1.2 s."
     out = tmp_path_factory.mktemp("actors")
-    done = cli("actors", out, "--identities", 3, "--clips", 1, "--seconds", 1.2, "--quiet")
+    done = cli("actors", out, "--identities", 5, "--clips", 1, "--seconds", 1.2, "--quiet")
     assert done.returncode == 0, done.stderr
     return out
 

@@ -114,7 +114,7 @@ def voice_findings(
     logits, note = expert.look(torch.from_numpy(windows).to(device))
     return [_finding(expert, i, starts, logits) | dict(kind='voice')], [f'voice: {note}'] if note else []
 
-# %% ../../nbs/27_detect.detector.ipynb #0e32f244
+# %% ../../nbs/27_detect.detector.ipynb #75c97bef
 class Detector:
     "Looks at files; made by `Detector.pretrained()`."
     def __init__(self,
@@ -147,7 +147,10 @@ class Detector:
             if not voice: said = ['nothing is said in the sound']
         elif info.kind == 'video': said = ['no sound track']
         if not found: raise MediaError(f'{path}: silent; there is nothing to judge in it')
+        open_ += sorted({f'these weights know {e.card["scope"]} only' for e in self._asked(found) if e.card['only'] not in info.comment})
         return self._verdict(str(path), info.kind, found, open_, said)
+
+    def _asked(self, found): return [e for kind, e in (('face', self.face), ('voice', self.voice)) if any(f['kind'] == kind for f in found)]
 
     def predict_or_error(self,
         path, # any file
