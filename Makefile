@@ -41,7 +41,7 @@ nb: $(INSTALLED) ## after editing notebooks: clean, export, README
 	nbdev-clean && nbdev-export && $(MAKE) --no-print-directory README.md
 
 README.md: nbs/index.ipynb
-	jupyter nbconvert --to markdown --stdout nbs/index.ipynb 2>/dev/null | sed 's#](images/#](nbs/images/#g' > $@
+	jupyter nbconvert --to markdown --no-input --stdout nbs/index.ipynb 2>/dev/null | sed 's#](images/#](nbs/images/#g' > $@
 
 docs: $(INSTALLED) ## the documentation site (needs Quarto)
 	nbdev-docs
