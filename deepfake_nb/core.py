@@ -225,7 +225,7 @@ def progress(
     console = Console(stderr=True)
     yield from track(items, label, total, console=console, disable=quiet or not console.is_terminal, transient=True)
 
-# %% ../nbs/00_core.ipynb #8bf95cd7
+# %% ../nbs/00_core.ipynb #f2f85c8f
 def parallel(
     function, # of one item; defined in a module, so that other processes can import it
     items, # list
@@ -235,7 +235,7 @@ def parallel(
 ):
     "Yield `function(item)` for every item, in order."
     from joblib import Parallel, delayed, parallel_config
-    with parallel_config('loky', n_jobs=workers, inner_max_num_threads=1 if workers > 1 else None):
+    with parallel_config('loky', n_jobs=workers, idle_worker_timeout=10, inner_max_num_threads=1 if workers > 1 else None):
         yield from progress(Parallel(return_as='generator')(delayed(function)(i) for i in items), label, len(items), quiet)
 
 # %% ../nbs/00_core.ipynb #0ccff5f3
