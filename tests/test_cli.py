@@ -71,7 +71,7 @@ def test_detect_json_lines(cli, actors, bad):
     for f in found[: len(files)]:
         assert KEYS <= set(f) and f["error"] is None and f["verdict"] in ("real", "fake", "uncertain")
         assert 0 <= f["interval"][0] <= f["likelihood"] <= f["interval"][1] <= 1
-        assert len(f["tracks"]) == 1 and f["timeline"][0]["second"] == 0 and f["tracks"][0]["end"] > 1
+        assert [t["kind"] for t in f["tracks"]] == ["face", "voice"] and f["timeline"][0]["second"] == 0 and f["tracks"][0]["end"] > 1
     for f, word in zip(found[len(files):], bad.values()):
         assert f["likelihood"] is None and word in f["error"] and "\n" not in f["error"] and f["tracks"] == []
     assert "Traceback" not in done.stderr
