@@ -88,7 +88,7 @@ def test_detect_tells_real_from_fake_on_new_actors(cli, tmp_path):
 
 
 def test_detect_exit_codes(cli, actors, bad):
-    real, fake = ([str(p) for p in sorted((actors / k).rglob("*.mp4"))] for k in ("real", "fake"))
+    real, fake = ([str(p) for p in sorted((actors / k).rglob("*.mp4"))][:2] for k in ("real", "fake"))
     assert cli("detect", *real).returncode == 0
     words = [f["verdict"] for f in lines(cli("detect", "--json", *fake))]
     assert cli("detect", "--fail-on", "fake", *fake).returncode == int("fake" in words)
