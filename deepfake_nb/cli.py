@@ -6,7 +6,7 @@
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'ClickException', 'actors', 'prepare', 'detect', 'report', 'doctor',
            'main']
 
-# %% ../nbs/61_cli.ipynb #6b2c2ac5
+# %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
-from .core import DeepfakeNBError, write_json
+from .core import DeepfakeNBError
 
 # %% ../nbs/61_cli.ipynb #c5d7f301
 app = typer.Typer(name='deepfake-nb', no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False,

@@ -7,14 +7,14 @@ __all__ = ['RATE', 'WINDOW', 'HOP', 'FFT', 'MELS', 'KEEP_SIDE', 'FACTS', 'mel_fi
            'face_rows', 'decode_crop', 'prepare_clip', 'prepare', 'load_crops', 'landmark_error', 'clip_errors',
            'real_clips', 'mouth_opening']
 
-# %% ../../nbs/13_data.preprocess.ipynb #8d527ec7
+# %% ../../nbs/13_data.preprocess.ipynb #96831caf
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from ..core import (DataError, DeepfakeNBError, MediaError, NoFaceError, atomic_path, cached, digest, parallel, read_json, set_threads,
+from ..core import (DataError, DeepfakeNBError, NoFaceError, atomic_path, cached, digest, parallel, read_json, set_threads,
                               write_json)
 from .actors import ActorClip, write_actor
 from .faces import align, align_points, track_faces
