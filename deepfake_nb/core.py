@@ -151,7 +151,7 @@ def cached(
         shutil.rmtree(aside, ignore_errors=True)
     return folder
 
-# %% ../nbs/00_core.ipynb #8c659f15
+# %% ../nbs/00_core.ipynb #a7a02ee0
 def _profile_file(name):
     return PACKAGE/'profiles'/f'{name}.yml'
 
@@ -162,7 +162,7 @@ def profile_names(
 
 def load_profile(
     name, # 'smoke', 'cpu' or 'gpu'
-) -> dict: # {'data', 'device', 'threads', 'chapters': {chapter: {key: size}}}
+) -> dict: # {'data', 'device', 'threads', 'skip', 'chapters': {chapter: {key: size}}}
     "A profile, checked against `smoke` key by key. Raises `DataError`."
     if name not in profile_names(): raise DataError(f'{name}: no such profile; there are {", ".join(profile_names())}')
     profile, known = (yaml.safe_load(_profile_file(n).read_text(encoding='utf-8')) for n in (name, 'smoke'))

@@ -157,10 +157,10 @@ def write_report(
     with atomic_path(folder/'index.html') as tmp: tmp.write_text(html, encoding='utf-8')
     return folder/'index.html'
 
-# %% ../nbs/50_report.ipynb #6d00fc6f
+# %% ../nbs/50_report.ipynb #526284fc
 def run_report(
     profile='smoke', # a profile's name
-    names=(), # chapter names; none means all
+    names=(), # chapter names; none means all that the profile does not skip
     out='', # folder; '' for `reports/<profile>` of the checkout
     seed=0, # int
     device='', # torch device; '' for the profile's
@@ -171,7 +171,7 @@ def run_report(
     p = load_profile(profile)
     params = dict(profile=profile, data=p['data'], seed=seed, device=device or p['device'])
     folder = Path(out).resolve() if out else project_root()/'reports'/profile
-    todo, results = chapters(*names), []
+    todo, results = chapters(*names) if names else [c for c in chapters() if c.name not in p['skip']], []
     for i, chapter in enumerate(todo, 1):
         r = run_chapter(chapter, folder/chapter.name, params, quiet)
         results.append(r)

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['MIN_FACE', 'FIVE', 'SQUARE', 'AROUND', 'SIDE', 'CENTRE', 'QUICK', 'CAREFUL', 'NEW', 'KEEP', 'CROP', 'CROP_CENTRE',
-           'EVERY', 'PATIENCE', 'SAME', 'CALM', 'Face', 'FaceTrack', 'box_iou', 'align_points', 'five_points',
-           'detect_faces', 'align', 'FaceTracker', 'track_faces', 'smooth_landmarks']
+           'EVERY', 'PATIENCE', 'SAME', 'MEMORY', 'LEAST', 'SHORT', 'CALM', 'Face', 'FaceTrack', 'box_iou',
+           'align_points', 'five_points', 'detect_faces', 'align', 'FaceTracker', 'follow_faces', 'track_faces',
+           'smooth_landmarks']
 
-# %% ../../nbs/12_data.faces.ipynb #7145316e
+# %% ../../nbs/12_data.faces.ipynb #662d89b7
 import importlib.util
+from collections import Counter, deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,14 +46,14 @@ def box_iou(
     both = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     return both/((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - both)
 
-# %% ../../nbs/12_data.faces.ipynb #0cc6b609
+# %% ../../nbs/12_data.faces.ipynb #8609eb6e
 MIN_FACE = 20 # pixels: the smallest face that MTCNN looks for
 
 @cache
 def _mtcnn():
     import torch
     from facenet_pytorch import MTCNN
-    model = MTCNN(min_face_size=MIN_FACE, factor=.6, keep_all=True) # factor: fewer sizes; of 220 faces none was lost
+    model = MTCNN(min_face_size=MIN_FACE, keep_all=True)
     return model.to(memory_format=torch.channels_last) # as pixels lie in frames: a third faster
 
 @cache
@@ -109,42 +111,53 @@ def _look(frame, boxes):
     five = np.stack([side*five[:, :5] + squares[:, :1], side*five[:, 5:] + squares[:, 1:2]], -1) - 1
     return squares + side*shift, score[:, 1], five
 
-# %% ../../nbs/12_data.faces.ipynb #0d72b00f
+# %% ../../nbs/12_data.faces.ipynb #cb74b312
 SQUARE, AROUND, SIDE, CENTRE = 200, 60, 2.4, (0, .5) # the start's square and the border around it in pixels; its side and centre in eye distances
+
+def _footprint(frame, matrix, size):
+    # the part of a frame (low and high corner, in pixels) that a (size, size) picture made by this matrix comes from
+    corners = np.array([(x, y) for x in (-1, size) for y in (-1, size)], np.float64)
+    corners, ends = align_points(corners, cv2.invertAffineTransform(matrix)), np.array(frame.shape[1::-1])
+    low = np.clip(np.floor(corners.min(0)).astype(int) - 2, 0, ends - 1)
+    return low, np.clip(np.ceil(corners.max(0)).astype(int) + 3, low + 1, ends)
 
 def _landmarks(frame, five):
     # (5, 2) -> (68, 2)
     import dlib
     whole = SQUARE + 2*AROUND
     matrix = _similarity(five, (FIVE - CENTRE)*(SQUARE/SIDE) + (whole - 1)/2)
-    upright = cv2.warpAffine(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), matrix, (whole, whole), borderMode=cv2.BORDER_REPLICATE)
+    low, high = _footprint(frame, matrix, whole)
+    inside = np.c_[matrix[:, :2], matrix[:, :2] @ low + matrix[:, 2]]
+    grey = cv2.cvtColor(frame[low[1]:high[1], low[0]:high[0]], cv2.COLOR_RGB2GRAY)
+    upright = cv2.warpAffine(grey, inside, (whole, whole), borderMode=cv2.BORDER_REPLICATE)
     start = dlib.rectangle(AROUND, AROUND, AROUND + SQUARE - 1, AROUND + SQUARE - 1)
     points = _predictor()(upright, start).parts()
     return align_points(np.array([(p.x, p.y) for p in points], np.float64), cv2.invertAffineTransform(matrix))
 
-# %% ../../nbs/12_data.faces.ipynb #23216d82
-QUICK, CAREFUL = 320, 1280 # longer side of the picture in the first and second pass, in pixels
+# %% ../../nbs/12_data.faces.ipynb #e382fceb
+QUICK, CAREFUL = (320, .6), (1280, .709) # first and second pass: longer side of the picture in pixels, and the step from one size to the next
 NEW, KEEP = .9, .7 # scores that a face must have to be found, and to be found again where it is expected
 
-def _mtcnn_faces(frame, side):
+def _mtcnn_faces(frame, side, factor):
     # boxes (N, 4), scores (N,), five points (N, 5, 2) that MTCNN finds in a copy of the frame shrunk to this longer side
+    _mtcnn().factor = factor
     scale = min(1, side/max(frame.shape[:2]))
     small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
     boxes, scores, five = _mtcnn().detect(small, landmarks=True) if min(small.shape[:2]) >= MIN_FACE else (None, None, None)
     if boxes is None: return np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))
     return np.float64(boxes)/scale, np.float64(scores), np.float64(five)/scale
 
-def _distinct(boxes, scores):
-    # the indices of boxes worth keeping, best first; where two overlap, the better one
+def _distinct(boxes, scores, order=None):
+    # the indices of boxes worth keeping, in this order, else best first; where two overlap, the earlier one
     kept = []
-    for i in np.argsort(-scores, kind='stable'):
+    for i in np.argsort(-scores, kind='stable') if order is None else order:
         if scores[i] >= KEEP and (not kept or box_iou(boxes[i], boxes[kept]).max() < .4): kept.append(i)
     return kept
 
 def _detect(frame, careful=True):
     # boxes, scores, five points, best first; the second pass only if careful
-    found = _mtcnn_faces(frame, QUICK)
-    if careful and max(frame.shape[:2]) > QUICK and not (found[1] >= NEW).any(): found = _mtcnn_faces(frame, CAREFUL)
+    found = _mtcnn_faces(frame, *QUICK)
+    if careful and not (found[1] >= NEW).any(): found = _mtcnn_faces(frame, *CAREFUL)
     kept = _distinct(*found[:2])
     return tuple(v[kept] for v in found)
 
@@ -163,16 +176,12 @@ def detect_faces(
     faces = [_face(frame, *found) for found in zip(*_detect(frame)) if found[1] >= NEW]
     return sorted(faces, key=lambda f: -np.prod(f.box[2:] - f.box[:2]))
 
-# %% ../../nbs/12_data.faces.ipynb #cbbe8df6
+# %% ../../nbs/12_data.faces.ipynb #413afbf0
 CROP, CROP_CENTRE = 3.6, (0, .28) # side and centre of a crop without margin, in eye distances from the point between the eyes
 
 def _warp(frame, matrix, size):
     # the (size, size) picture that this similarity makes of a frame, each pixel an average of what it covers
-    corners = np.array([(x, y) for x in (-1, size) for y in (-1, size)], np.float64)
-    ends = np.array(frame.shape[1::-1])
-    corners = align_points(corners, cv2.invertAffineTransform(matrix))
-    low = np.clip(np.floor(corners.min(0)).astype(int) - 2, 0, ends - 1)
-    high = np.clip(np.ceil(corners.max(0)).astype(int) + 3, low + 1, ends)
+    low, high = _footprint(frame, matrix, size)
     part = frame[low[1]:high[1], low[0]:high[0]]
     scale = min(1, np.sqrt(np.linalg.det(matrix[:, :2])))
     shape = np.maximum(1, np.round((high - low)*scale)).astype(int)
@@ -203,21 +212,37 @@ def _change(a, b): return np.abs(a[0] - b[0]).mean()/255 + 1 - np.minimum(a[1], 
 
 def _is_cut(a, b, seconds): return _change(a, b) > .13 + .17*min(seconds, 1)
 
-# %% ../../nbs/12_data.faces.ipynb #3d31cc3e
+# %% ../../nbs/12_data.faces.ipynb #fe518f21
 EVERY, PATIENCE = 1., .5 # seconds: between searches for newcomers, and how long a lost face may come back
-SAME = .2 # overlap with the last box from which a detected face may be the lost one
+SAME = .2 # overlap with where a lost face should be from which a detected one may be it
+MEMORY = .15 # seconds over which speed is averaged
 
 @dataclass
 class _Seen:
     box: np.ndarray
     frame: int
     time: float
+    speed: np.ndarray # (2,) pixels a second, averaged over some frames
 
-def _follow(frame, live):
-    # {number: _Seen} -> {number: (box, score, five points)} of the faces that are where they were
-    boxes, scores, five = _look(frame, [s.box for s in live.values()])
-    numbers = list(live)
-    return {numbers[i]: (boxes[i], scores[i], five[i]) for i in _distinct(boxes, scores)}
+    def at(self, time): return self.box + np.tile(self.speed*(time - self.time), 2)
+
+def _centre(box): return (box[..., :2] + box[..., 2:])/2
+
+def _seen(last, box, frame, time):
+    # where a face is now, and how fast it moves; `last` is None for a newcomer
+    if last is None or time <= last.time: return _Seen(box, frame, time, np.zeros(2))
+    moved = (_centre(box) - _centre(last.box))/(time - last.time)
+    keep = np.exp(-(time - last.time)/MEMORY)
+    return _Seen(box, frame, time, keep*last.speed + (1 - keep)*moved)
+
+def _follow(frame, live, number, time):
+    # frame, {number: _Seen}, its number and time -> {number: (box, score, five points)} of the faces that are where they were, or where they were heading
+    lost = np.array([number - s.frame > 1 for s in live.values()], bool)
+    heading = np.array([s.at(time) for s in live.values()]).reshape(-1, 4)
+    boxes, scores, five = _look(frame, [h if away else s.box for s, h, away in zip(live.values(), heading, lost)])
+    astray = np.linalg.norm(_centre(boxes) - _centre(heading), axis=1)
+    names = list(live)
+    return {names[i]: (boxes[i], scores[i], five[i]) for i in _distinct(boxes, scores, np.lexsort((astray, lost)))}
 
 def _owners(followed, lost, boxes):
     # {number: box}, {number: box}, detected boxes (N, 4) -> {index of a detected box: number of the face that it is}
@@ -227,12 +252,13 @@ def _owners(followed, lost, boxes):
     overlap[:len(followed)] += overlap[:len(followed)] >= SAME # a face that is being followed comes first
     return {j: numbers[i] for i, j in zip(*linear_sum_assignment(-overlap)) if overlap[i, j] >= SAME}
 
-# %% ../../nbs/12_data.faces.ipynb #245d2185
+# %% ../../nbs/12_data.faces.ipynb #6ae30a5d
 class FaceTracker:
     "Follows all faces of one video; takes frames in order, remembers only the last."
     def __init__(self):
         self.live, self.known, self.frame, self.time, self.scene = {}, 0, -1, None, None
         self.detected = self.searched = -np.inf
+        self.before = None # (scene, time, faces) of the last frame before a cut
 
     def update(self,
         time, # seconds, rising
@@ -241,24 +267,32 @@ class FaceTracker:
         "The faces of the next frame. Raises `DataError` for what is no picture."
         frame = _checked(frame)
         self._arrive(time, frame)
-        found = _follow(frame, self.live)
+        found = _follow(frame, self.live, self.frame, time)
         if len(found) < len(self.live) or not self.live or time - self.detected >= EVERY: self._search(time, frame, found)
-        for number, (box, *_) in found.items(): self.live[number] = _Seen(box, self.frame, time)
+        for number, (box, *_) in found.items(): self.live[number] = _seen(self.live.get(number), box, self.frame, time)
         return {number: _face(frame, *face) for number, face in sorted(found.items())}
 
     def _arrive(self, time, frame):
         # a new frame: forget everyone at a cut, and whoever has been away too long
         scene, last = _scene(frame), self.scene
-        if last is None or _is_cut(last, scene, time - self.time): self.live, self.searched = {}, -np.inf
+        if last is None or _is_cut(last, scene, time - self.time): self._cut(time, scene)
         self.frame, self.time, self.scene = self.frame + 1, time, scene
         self.live = {n: s for n, s in self.live.items() if self.frame - s.frame == 1 or time - s.time <= PATIENCE}
+
+    def _cut(self, time, scene):
+        # forget everyone, unless the shot before is back: something passed close to the camera
+        recent = self.before and time - self.before[1] <= PATIENCE
+        back = recent and not _is_cut(self.before[0], scene, time - self.before[1])
+        if not recent: self.before = self.scene and (self.scene, self.time, self.live)
+        self.live, self.searched = self.before[2] if back else {}, -np.inf
+        if back: self.before = None
 
     def _search(self, time, frame, found):
         # detect; add to `found` those lost who are back, and newcomers
         careful = time - self.searched >= EVERY or len(found) < len(self.live)
         boxes, scores, five = _detect(frame, careful)
         self.detected, self.searched = time, time if careful else self.searched
-        lost = {n: s.box for n, s in self.live.items() if n not in found}
+        lost = {n: s.at(time) for n, s in self.live.items() if n not in found}
         owner = _owners({n: f[0] for n, f in found.items()}, lost, boxes)
         for j, face in enumerate(zip(boxes, scores, five)):
             if j in owner: found.setdefault(owner[j], face)
@@ -266,9 +300,29 @@ class FaceTracker:
                 found[self.known] = face
                 self.known += 1
 
-# %% ../../nbs/12_data.faces.ipynb #9aeb2c19
+# %% ../../nbs/12_data.faces.ipynb #55bac23d
+LEAST, SHORT = 3, 8 # times that a face must be seen in a video of more than so many frames
+
+def follow_faces(
+    frames, # iterable of (time in seconds, (H, W, 3) uint8 RGB): a whole video, samples of it, or one picture
+    look=lambda index, frame, face: None, # called with each face while its frame is at hand
+): # yields (number of the track from 0, number of the frame, time in s, Face, what `look` returned), frame by frame
+    "Find and follow every face, in bounded memory. Raises `DataError` for what is no picture."
+    tracker, waiting, seen, names, count = FaceTracker(), deque(), Counter(), {}, 0
+    def decided(least, live):
+        while waiting and (seen[waiting[0][0]] >= least or waiting[0][0] not in live):
+            number, *row = waiting.popleft()
+            if seen[number] >= least: yield names.setdefault(number, len(names)), *row
+    for count, (time, frame) in enumerate(frames, 1):
+        for number, face in tracker.update(time, frame).items():
+            seen[number] += 1
+            waiting.append((number, count - 1, time, face, look(count - 1, frame, face)))
+        if count > SHORT: yield from decided(LEAST, tracker.live)
+    yield from decided(LEAST if count > SHORT else 1, ())
+
+# %% ../../nbs/12_data.faces.ipynb #d552b725
 def _track(rows):
-    index, time, faces = zip(*rows)
+    index, time, faces, _ = zip(*rows)
     stacked = (np.stack([np.float32(getattr(f, name)) for f in faces]) for name in ('box', 'landmarks', 'score'))
     return FaceTrack(np.array(index), np.array(time, np.float64), *stacked)
 
@@ -276,11 +330,9 @@ def track_faces(
     frames, # iterable of (time in seconds, (H, W, 3) uint8 RGB): a whole video, samples of it, or one picture
 ) -> list: # of FaceTrack, in the order in which they begin; empty where there is no face
     "Find and follow every face. Raises `DataError` for what is no picture."
-    tracker, rows, count = FaceTracker(), {}, 0
-    for count, (time, frame) in enumerate(frames, 1):
-        for number, face in tracker.update(time, frame).items(): rows.setdefault(number, []).append((count - 1, time, face))
-    least = 3 if count > 8 else 1
-    return [_track(r) for _, r in sorted(rows.items()) if len(r) >= least]
+    rows = {}
+    for number, *row in follow_faces(frames): rows.setdefault(number, []).append(row)
+    return [_track(r) for r in rows.values()]
 
 # %% ../../nbs/12_data.faces.ipynb #6f20835f
 CALM = .04 # seconds, standard deviation
