@@ -398,7 +398,7 @@ class Audit:
 
     def __str__(self): return _report(self)
 
-# %% ../../nbs/07_data.audit.ipynb #b7f36cd0
+# %% ../../nbs/07_data.audit.ipynb #d88dd119
 SHOWN = 8 # findings of one kind in the report
 
 def _columns(df):
@@ -422,6 +422,7 @@ def _report(audit):
         lines += ['', 'How well one plain fact tells fake from real, by AUC on held-out clips (0.5 and below: not at all)', *_columns(shown[['column', 'auc', 'interval', 'real', 'fake', 'clips']])]
     return '\n'.join([*lines, '', 'Not checked', *(f'- {line}' for line in audit.not_checked)])
 
+# %% ../../nbs/07_data.audit.ipynb #8e2d37df
 def audit(
     df, # clip table, as from `load_manifest` or `scan`
     workers=1, # processes

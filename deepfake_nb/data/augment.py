@@ -385,7 +385,7 @@ def _lpc(sound, rng, width=512, hop=128):
         out[at:at + width] += made*level/np.sqrt((made**2).mean() + 1e-12)*hop*2/width
     return out[:len(sound)]
 
-# %% ../../nbs/14_data.augment.ipynb #80be3083
+# %% ../../nbs/14_data.augment.ipynb #a8b00974
 def _phase(sound, rng):
     from scipy.signal import istft, stft
     spectrum = stft(sound, RATE, nperseg=512, noverlap=384)[2]
@@ -400,7 +400,12 @@ def _world(sound, rng):
     made = pyworld.synthesize(*pyworld.wav2world(sound.astype(np.float64), RATE), RATE)
     return np.pad(made, (0, len(sound)))[:len(sound)]
 
-def _as_loud(made, sound):
+def _like(made, sound):
+    # as loud, and on average as strong at every frequency
+    from scipy.signal import istft, stft
+    a, b = (stft(x, RATE, nperseg=512, noverlap=384)[2] for x in (sound, made))
+    had, has = (np.convolve(np.square(np.abs(x)).mean(1) + 1e-12, np.ones(9), 'same') for x in (a, b))
+    made = np.pad(istft(b*np.sqrt(had/has).clip(.1, 10)[:, None], RATE, nperseg=512, noverlap=384)[1], (0, 512))[:len(sound)]
     level = np.sqrt((np.square(sound).mean() + 1e-12)/(np.square(made).mean() + 1e-12))
     return np.clip(made*level, -1, 1).astype(np.float32)
 
@@ -408,13 +413,13 @@ def vocode(
     sound, # (N,) float32 -1..1 at 16 kHz
     method, # one of VOCODERS, or 'world'
     rng, # numpy.random.Generator
-) -> np.ndarray: # (N,) float32, as loud as `sound`
+) -> np.ndarray: # (N,) float32, as loud as `sound` and with its average spectrum
     "Take a voice apart and put it together again. Raises `DataError`."
     makers = dict(griffin_lim=_griffin_lim, lpc=_lpc, phase=_phase, world=_world)
     if method not in makers: raise DataError(f'{method}: no such vocoder; there are {", ".join(makers)}')
-    return _as_loud(makers[method](np.asarray(sound, np.float32), rng), sound)
+    return _like(makers[method](np.asarray(sound, np.float32), rng), sound)
 
-# %% ../../nbs/14_data.augment.ipynb #9e3dd7c8
+# %% ../../nbs/14_data.augment.ipynb #d70208a1
 def formant_speech(
     sound, # (N,) float32 -1..1 at 16 kHz, at least 0.5 s
     rng, # numpy.random.Generator
@@ -424,7 +429,7 @@ def formant_speech(
     voice = sample_voice(int(seed[0]))
     if (f0 > 0).any(): voice = replace(voice, pitch=float(np.median(f0[f0 > 0])))
     made = speak(voice, len(sound)/RATE, int(seed[1])).sound
-    return _as_loud(np.pad(made, (0, 1))[:len(sound)], sound)
+    return _like(np.pad(made, (0, 1))[:len(sound)], sound)
 
 # %% ../../nbs/14_data.augment.ipynb #cf2769da
 FADE = 80 # samples, 5 ms
