@@ -264,8 +264,8 @@ def load_weights(
     if file_sha256(path) != card.get('sha256'): raise WeightsError(f'{path}: its hash is not the one on its card; get both again')
     return tensors, card
 
-# %% ../nbs/00_core.ipynb #b582fde9
-PACKAGES = 'torch torchvision timm fastai numpy opencv-python-headless av facenet-pytorch dlib-bin librosa scikit-learn pandas pyarrow matplotlib'.split()
+# %% ../nbs/00_core.ipynb #791cf974
+PACKAGES = 'torch torchvision timm fastai numpy opencv-python-headless av facenet-pytorch dlib-bin librosa scikit-learn lightgbm pandas pyarrow matplotlib'.split()
 
 def _git(*args):
     try: return subprocess.run(['git', *args], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout.strip()

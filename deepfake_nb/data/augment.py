@@ -354,14 +354,21 @@ class FacePool:
         some = rng.permutation(np.flatnonzero(fits))[:100]
         return some[0] if same else some[np.square(self.shapes[some] - self.shapes[i]).sum(1).argmin()]
 
-# %% ../../nbs/14_data.augment.ipynb #b2e6f409
+# %% ../../nbs/14_data.augment.ipynb #b068abf2
 RATE = 16000
 VOCODERS = ('griffin_lim', 'lpc', 'phase') # those that need nothing but this package
 
+@lru_cache(1)
+def _mel_and_back():
+    import librosa
+    mel = librosa.filters.mel(sr=RATE, n_fft=512, n_mels=80)
+    return mel, np.linalg.pinv(mel)
+
 def _griffin_lim(sound, rng):
     import librosa
-    mel = librosa.feature.melspectrogram(y=sound, sr=RATE, n_fft=512, hop_length=160, n_mels=80)
-    magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=RATE, n_fft=512)
+    mel, back = _mel_and_back()
+    power = np.square(np.abs(librosa.stft(sound, n_fft=512, hop_length=160)))
+    magnitude = np.sqrt(np.maximum(back@(mel@power), 0))
     return librosa.griffinlim(magnitude, n_iter=16, hop_length=160, n_fft=512, length=len(sound), random_state=int(rng.integers(2**31)))
 
 def _period(frame):
@@ -617,7 +624,7 @@ def voice_pair(
     chain = random_voice_chain(rng)
     return VoicePair(chain(sound), chain(made), spans)
 
-# %% ../../nbs/14_data.augment.ipynb #bd40d43a
+# %% ../../nbs/14_data.augment.ipynb #314ebf5d
 METHODS = ('swap', 'mouth', 'self_blend')
 
 @dataclass(frozen=True)
@@ -654,9 +661,8 @@ class ActorFake:
         return self.clip.with_poses(poses)
 
     def _manipulate(self, frame, donor):
-        faces = frame.image, frame.landmarks, donor.image, donor.landmarks
-        if self.method == 'swap': return swap_face(*faces)[1:]
-        if self.method == 'mouth': return swap_mouth(*faces)[1:]
+        swap = dict(swap=swap_face, mouth=swap_mouth).get(self.method)
+        if swap: return swap(frame.image, frame.landmarks, donor.image, donor.landmarks)[1:]
         rng = np.random.default_rng([self.clip.seed, self.clip.identity, self.clip.clip]) # the same in every frame
         return blend_self(frame.image, alter(frame.image, rng), frame.landmarks, rng)
 

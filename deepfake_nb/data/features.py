@@ -13,7 +13,7 @@ __all__ = ['BANDS', 'EYE', 'MOUTH', 'EYE_WIDTH', 'MOUTH_WIDTH', 'BELOW', 'MIRROR
            'lag_curve', 'lip_voice_curve', 'lag_features', 'in_words', 'main_track', 'watch', 'clip_features',
            'features_table']
 
-# %% ../../nbs/15_data.features.ipynb #012ee1c8
+# %% ../../nbs/15_data.features.ipynb #6786995e
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter1d, percentile_filter
 from scipy.signal import find_peaks
 from ..core import DeepfakeNBError, code_hash, digest, parallel, read_json, set_threads, write_json
 from .faces import CROP, FaceTrack, align, align_points, smooth_landmarks
-from .head import SHAPE, U_MAX, Pose, _contour, _Maps, _points_on_chart, _shadow, _surface_point, sample_head
+from .head import SHAPE, U_MAX, Pose, seen_jaw, Maps, chart_points, cast_shadow, surface_points, sample_head
 from .preprocess import HOP, RATE, decode_crop, log_mel, mel_centres
 from .voice import DESCRIPTIONS as VOICE, voice_features
 from ..media import probe, read_audio, read_frames
@@ -186,23 +186,23 @@ def _correlation(a, b): # nan where one of them does not move
     size = np.linalg.norm(a)*np.linalg.norm(b)
     return float(a @ b/size) if size > 1e-9 else np.nan
 
-# %% ../../nbs/15_data.features.ipynb #957eedf7
+# %% ../../nbs/15_data.features.ipynb #0b6ae3f1
 MIRROR = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
           54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65] # the landmark on the other side
 
 def _average_maps():
     plain = replace(sample_head(0), shape=dict.fromkeys(SHAPE, 0.), masculine=.5, age=40., hair='bald', recede=0., beard=0., freckles=0., make_up=0., glasses=False)
-    return _Maps(plain, 128)
+    return Maps(plain, 128)
 
 def _points_3d(maps):
-    at = _points_on_chart(maps.a, Pose())
+    at = chart_points(maps.a, Pose())
     columns, _ = maps.place(at[:, 0], at[:, 1])
     theta, y = np.interp((columns + .5)*(2*U_MAX/maps.c.n) - U_MAX, maps.c.u[0], maps.c.theta[0]), at[:, 1]
-    theta[:17] = _contour(theta[:17], y[:17], maps.bare, Pose())
-    points = _surface_point(theta, y, maps.bare)
+    theta[:17] = seen_jaw(theta[:17], y[:17], maps.bare, Pose())
+    points = surface_points(theta, y, maps.bare)
     return (points + points[MIRROR]*[-1, 1, 1])/2
 
-# %% ../../nbs/15_data.features.ipynb #5e20f286
+# %% ../../nbs/15_data.features.ipynb #847bc826
 def _skin(points): # where the average face is bare skin
     x, y = np.abs(points[..., 0]), points[..., 1]
     eyes, brows = (np.abs(x - 3.2) < 2) & (np.abs(y) < 1.1), (x > .6) & (y > -3.2) & (y < -1.1)
@@ -230,7 +230,7 @@ def generic_face(
     normals = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0))
     skin = _skin(points)
     return SimpleNamespace(landmarks=_points_3d(maps), skin=points[skin], normals=(normals/np.linalg.norm(normals, axis=-1, keepdims=True))[skin],
-                           lit=np.stack([_shadow(radius, chart, l)[skin] for l in LAMPS]))
+                           lit=np.stack([cast_shadow(radius, chart, l)[skin] for l in LAMPS]))
 
 # %% ../../nbs/15_data.features.ipynb #83514955
 WHOLE, INNER = [*range(68)], [*range(17, 36), 36, 39, 42, 45, 48, 54]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HAIR_STYLES', 'SHAPE', 'HAIR_COLOURS', 'IRIS_COLOURS', 'BACKGROUNDS', 'K', 'U_MAX', 'Y_TOP', 'Y_SPAN', 'SKIN',
            'MELANIN', 'BLOOD', 'HeadParams', 'sample_head', 'Scene', 'sample_scene', 'Pose', 'HeadFrame', 'rotation',
-           'anatomy', 'Head']
+           'anatomy', 'Maps', 'chart_points', 'surface_points', 'seen_jaw', 'cast_shadow', 'Head']
 
 # %% ../../nbs/08_data.head.ipynb #7efce75c
 from dataclasses import dataclass
@@ -337,10 +337,13 @@ def _inverse_chart(x, n):
     rows = np.maximum.accumulate(np.maximum(x[:, half:], 0) + np.arange(half)*1e-5, 1)
     return np.float32([np.sign(xs)*np.interp(np.abs(xs), np.r_[0, row], np.r_[0, u]) for row in rows])
 
-# %% ../../nbs/08_data.head.ipynb #4c9532d0
-class _Maps:
-    "The unrolled pictures of one identity."
-    def __init__(self, params, size):
+# %% ../../nbs/08_data.head.ipynb #810c5746
+class Maps:
+    "The unrolled surface of one identity: charts of radius, skin and colour, and the anatomy that they follow."
+    def __init__(self,
+        params, # `HeadParams`, as from `sample_head`
+        size, # px, of the pictures that will be rendered
+    ):
         self.a, self.c, self.half = anatomy(params), _chart(int(size*1.5)//8*8), _chart(int(size*1.5)//8*4)
         a, c, rng = self.a, self.c, np.random.default_rng([params.seed, 404])
         base = np.minimum(_skull(a, c.theta, c.y), 30)
@@ -361,9 +364,9 @@ class _Maps:
         u = cv2.remap(self.to_u, np.float32((np.asarray(x) + 9)*20), np.float32(_row(np.asarray(y, float), self.c.n)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return _col(u.ravel(), self.c.n), _row(np.asarray(y, float), self.c.n).ravel()
 
-# %% ../../nbs/08_data.head.ipynb #3f6d7013
+# %% ../../nbs/08_data.head.ipynb #de6dfb34
 @patch
-def _paint(self:_Maps, params, rng, strands):
+def _paint(self:Maps, params, rng, strands):
     a, c, x = self.a, self.c, self.x
     melanin, blood = _skin_dyes(params, a, rng, c, x)
     colour, relief = _skin(melanin, blood), _wrinkles(params, a, rng, c, x)
@@ -537,8 +540,12 @@ def _paint_eye(params, a, pose, side, x, y, colour, relief, glint):
     relief[..., 0] += (1 - hole)*(.16*np.exp(-np.clip(up - y, 0, 9)/.42)*(y < up + .1)*inside + .06*under) - .05*fold + hole*(ball - .30)*.5
     relief[..., 1] *= 1 - hole
 
-# %% ../../nbs/08_data.head.ipynb #fad87f6b
-def _points_on_chart(a, pose):
+# %% ../../nbs/08_data.head.ipynb #a9048b2a
+def chart_points(
+    a, # anatomy, as in `Maps.a`
+    pose, # `Pose`: lids, mouth and brows move the points
+) -> np.ndarray: # (68, 2) front-view x, y
+    "Where the landmarks lie on the chart."
     jaw_x = np.array([7.56, 7.45, 7.24, 6.93, 6.3, 5.12, 3.60, 1.90, 0])*np.r_[np.full(4, a.width/7.6), np.full(5, (a.width/7.6)*(1 + a.jaw))]
     jaw_y = np.array([-.6, 1.4, 3.4, 5.4, 7.2, 8.65, 9.95, 10.98, 11.42])*np.r_[np.ones(2), np.linspace(1, a.chin/11.75, 7)]
     s = np.linspace(0, 1, 5)
@@ -552,16 +559,26 @@ def _points_on_chart(a, pose):
     for _ in range(12): skin = rest + np.stack(_displacement(a, pose, skin[:, 0], skin[:, 1]), 1)
     return np.r_[skin, _eye_points(a, pose), _mouth_points(a, pose)]
 
-# %% ../../nbs/08_data.head.ipynb #47dfec25
-def _surface_point(theta, y, radius):
+# %% ../../nbs/08_data.head.ipynb #2e9cf42a
+def surface_points(
+    theta, # angle around the head, radians, any shape
+    y, # height, same shape
+    radius, # (n, n) chart, such as `Maps.bare`
+) -> np.ndarray: # (..., 3) x right, y down, z to the viewer
+    "Points of the chart in space."
     r = _sample(radius, np.sin(theta)/(np.cos(theta) + K), y).reshape(theta.shape)
     return np.stack([r*np.sin(theta), y, r*np.cos(theta)], -1)
 
-def _contour(theta, y, radius, pose):
+def seen_jaw(
+    theta, # (17,) angles of the jaw's landmarks, radians
+    y, # (17,) their heights
+    radius, # (n, n) chart
+    pose, # `Pose`
+) -> np.ndarray: # (17,) angles
     "Move the jaw's far side to where the eye sees the outline, as annotators do."
     k = np.linspace(.45, 1, 23)
     tries = theta[:, None]*k
-    p = _surface_point(tries, np.repeat(y[:, None], len(k), 1), radius)
+    p = surface_points(tries, np.repeat(y[:, None], len(k), 1), radius)
     across = p[..., 0]*np.cos(np.radians(pose.yaw)) + p[..., 2]*np.sin(np.radians(pose.yaw))
     return tries[np.arange(17), np.argmax(np.sign(theta)[:, None]*across, 1)]
 
@@ -629,10 +646,14 @@ def _march(field, o, d, near=14., far=-7., steps=15):
     _, u = _outside(field, o + d*z)
     return u, (o + d*z)[1], best
 
-# %% ../../nbs/08_data.head.ipynb #200a63ee
+# %% ../../nbs/08_data.head.ipynb #ff68c233
 _WRAP = np.array([.34, .20, .15])
 
-def _shadow(radius, c, light):
+def cast_shadow(
+    radius, # (n, n) chart
+    c, # its grid, such as `Maps.half`
+    light, # (3,) unit vector to the lamp, in the head's frame
+) -> np.ndarray: # (n, n)
     "How much of the lamp each place of the chart sees, 0..1."
     r = np.maximum(radius, 0)
     p = np.stack([r*c.sin, c.y, r*c.cos])
@@ -807,7 +828,7 @@ def _wear_glasses(picture, a, pose, size, scale):
     picture += glass*shine
     picture += wire*(.012 - picture)
 
-# %% ../../nbs/08_data.head.ipynb #9de848ca
+# %% ../../nbs/08_data.head.ipynb #ed8d9d4b
 class Head:
     "One identity in one scene, ready to be rendered in any pose."
     def __init__(self,
@@ -816,7 +837,7 @@ class Head:
         size=256, # side of the square frame in pixels
     ):
         self.params, self.scene, self.size, self.unit = params, scene, size, size/38.
-        self.maps = _Maps(params, size)
+        self.maps = Maps(params, size)
         self.grain = _noise(np.random.default_rng([params.seed, 707]), self.maps.c.n, self.maps.c.n//3)
         self.body = _body(params, self.maps.a, scene, size, self.unit)
         self.back = _background(scene, size)
@@ -868,15 +889,15 @@ def _features(self:Head, pose, colour, relief):
         w = self._window(lo, hi, -1.9, 1.3)
         _paint_eye(self.params, a, pose, side, x[w], c.y[w], colour[w], relief[w], glint)
 
-# %% ../../nbs/08_data.head.ipynb #5c509987
+# %% ../../nbs/08_data.head.ipynb #a67cb8f0
 @patch
 def _landmarks(self:Head, pose, radius, scale):
-    points = _points_on_chart(self.maps.a, pose)
+    points = chart_points(self.maps.a, pose)
     cols, rows = self.maps.place(points[:, 0], points[:, 1])
     u = (cols + .5)*(2*U_MAX/self.maps.c.n) - U_MAX
     theta, y = np.interp(u, self.maps.c.u[0], self.maps.c.theta[0]), points[:, 1]
-    theta[:17] = _contour(theta[:17], y[:17], radius, pose)
-    return _project(_surface_point(theta, y, radius), pose, self.size, scale)
+    theta[:17] = seen_jaw(theta[:17], y[:17], radius, pose)
+    return _project(surface_points(theta, y, radius), pose, self.size, scale)
 
 # %% ../../nbs/08_data.head.ipynb #8350f7f5
 @patch
@@ -898,7 +919,7 @@ def _behind(self:Head, pose, alpha, scale):
     dark = cv2.resize(dark, (S, S), interpolation=cv2.INTER_LINEAR)
     return back*(1 - body[..., 3:]) + body[..., :3]*(1 - .70*dark)[..., None]
 
-# %% ../../nbs/08_data.head.ipynb #96426b9e
+# %% ../../nbs/08_data.head.ipynb #ce0e12f3
 @patch
 def render(self:Head,
     pose, # Pose
@@ -911,7 +932,7 @@ def render(self:Head,
     gy, gx = cv2.Sobel(radius, cv2.CV_32F, 0, 1, scale=.125/self.maps.half.dy), cv2.Sobel(radius, cv2.CV_32F, 1, 0, scale=.125)/(self.maps.half.dtheta*np.maximum(np.abs(radius), 1))
     field = cv2.merge([radius, 1/np.sqrt(1 + np.minimum(gx*gx + gy*gy, 10))])
     light = rotation(pose).T@np.array(self.scene.light)
-    seen = cv2.resize(_shadow(radius, self.maps.half, light), (c.n, c.n), interpolation=cv2.INTER_LINEAR)
+    seen = cv2.resize(cast_shadow(radius, self.maps.half, light), (c.n, c.n), interpolation=cv2.INTER_LINEAR)
     u, y, edge = _march(field, *_rays(pose, S, S//2, scale))
     u, y, edge = (cv2.resize(v, (S, S), interpolation=cv2.INTER_LINEAR) for v in (u, y, edge))
     maps = np.float32(_col(u, c.n)), np.float32(_row(y, c.n))
