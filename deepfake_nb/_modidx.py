@@ -811,6 +811,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                              'deepfake_nb.data.preprocess.write_mel': ( 'data.preprocess.html#write_mel',
                                                                                         'deepfake_nb/data/preprocess.py')},
             'deepfake_nb.data.scale': { 'deepfake_nb.data.scale._cluster': ('data.scale.html#_cluster', 'deepfake_nb/data/scale.py'),
+                                        'deepfake_nb.data.scale._knock': ('data.scale.html#_knock', 'deepfake_nb/data/scale.py'),
                                         'deepfake_nb.data.scale._label': ('data.scale.html#_label', 'deepfake_nb/data/scale.py'),
                                         'deepfake_nb.data.scale._ray': ('data.scale.html#_ray', 'deepfake_nb/data/scale.py'),
                                         'deepfake_nb.data.scale._remote_table': ( 'data.scale.html#_remote_table',

@@ -9,8 +9,8 @@ __all__ = ['PACKAGE', 'PACKAGES', 'PARAMETERS', 'DeepfakeNBError', 'MediaError',
            'profile_names', 'load_profile', 'chapter_sizes', 'seed_everything', 'set_threads', 'pick_device',
            'progress', 'parallel', 'save_weights', 'load_weights', 'versions', 'run_record', 'check_injected', 'Run']
 
-# %% ../nbs/00_core.ipynb #59d3bd66
-import ast, hashlib, json, os, platform, random, subprocess, tempfile, time
+# %% ../nbs/00_core.ipynb #e35ecf15
+import ast, hashlib, json, os, platform, random, subprocess, tempfile, time, warnings
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -225,7 +225,7 @@ def progress(
     console = Console(stderr=True)
     yield from track(items, label, total, console=console, disable=quiet or not console.is_terminal, transient=True)
 
-# %% ../nbs/00_core.ipynb #f2f85c8f
+# %% ../nbs/00_core.ipynb #6dad4a5e
 def parallel(
     function, # of one item; defined in a module, so that other processes can import it
     items, # list
@@ -235,6 +235,7 @@ def parallel(
 ):
     "Yield `function(item)` for every item, in order."
     from joblib import Parallel, delayed, parallel_config
+    warnings.filterwarnings('ignore', 'A worker stopped while some jobs') # idle workers leave; that is no news
     with parallel_config('loky', n_jobs=workers, idle_worker_timeout=10, inner_max_num_threads=1 if workers > 1 else None):
         yield from progress(Parallel(return_as='generator')(delayed(function)(i) for i in items), label, len(items), quiet)
 

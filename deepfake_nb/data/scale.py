@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRIES', 'AHEAD', 'MEMORY', 'scan_url', 'ray_engine']
 
-# %% ../../nbs/18_data.scale.ipynb #3eb3fb92
-import tempfile
+# %% ../../nbs/18_data.scale.ipynb #613dfad7
+import socket, tempfile
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -41,7 +41,7 @@ def scan_url(
     if not rows: raise DataError(f'{url}: no clips found; looked for manifest.csv and for files named like media')
     return complete_table(rows, url)
 
-# %% ../../nbs/18_data.scale.ipynb #cdc19d70
+# %% ../../nbs/18_data.scale.ipynb #02062794
 TRIES, AHEAD = 5, 1000 # tries of a task after the first; tasks that Ray holds at a time
 MEMORY = 1.5*2**30 # bytes: what a clip may need, of any length
 
@@ -50,12 +50,19 @@ def _ray():
     except ImportError as e: raise DataError("Ray is not installed: pip install 'deepfake_nb[ray]'") from e
     return ray
 
+def _knock(address):
+    # Ray itself waits for minutes where nobody listens
+    host, _, port = address.removeprefix('ray://').rpartition(':')
+    if host: socket.create_connection((host, int(port)), 5).close()
+
 @contextmanager
 def _cluster(address, workers):
     ray, own = _ray(), False
     if not ray.is_initialized():
         own = dict(address=address) if address else dict(address='local', num_cpus=workers, include_dashboard=False, object_store_memory=100*2**20)
-        try: ray.init(**own, log_to_driver=False, logging_level='error')
+        try:
+            _knock(address)
+            ray.init(**own, log_to_driver=False, logging_level='error')
         except Exception as e: raise DataError(f'{address or "a local Ray"}: no Ray cluster answers ({e}); start one with `ray start --head`') from e
     try: yield ray
     finally:
