@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FPS', 'SHAPES', 'CHILD', 'fit', 'bench_clips', 'duel', 'load_frames', 'agreement', 'race', 'decode_only',
-           'sampled_crops', 'prepare_seconds', 'looped', 'peak_memory', 'prepare_memory']
+           'sampled_crops', 'prepare_seconds', 'arithmetic_seconds', 'looped', 'peak_memory', 'prepare_memory']
 
 # %% ../nbs/41_benchmarks.ipynb #c0e3d709
 import shutil, subprocess, sys, time
@@ -130,7 +130,7 @@ def sampled_crops(
         crops += [(t, align(frames[i][1], points, size)[0]) for i, t, points in zip(track.index, track.time, smooth_landmarks(track))]
     return crops
 
-# %% ../nbs/41_benchmarks.ipynb #7694e734
+# %% ../nbs/41_benchmarks.ipynb #cbcc31e1
 def prepare_seconds(
     paths, # clips
     folder, # where the results go, one folder for each turn
@@ -140,11 +140,32 @@ def prepare_seconds(
     Path(folder, 'clips').mkdir(parents=True, exist_ok=True)
     copies = [str(shutil.copy(p, Path(folder, 'clips', f'{i}.mp4'))) for i, p in enumerate(paths)]
     table, turn = pd.DataFrame(dict(clip_id=[f'c{i}' for i in range(len(paths))], path=copies, label=0, manipulation='real')), [0]
-    def run(workers):
+    def run(workers, table):
         turn[0] += 1
+        start = time.perf_counter()
         done = prepare(table, Path(folder)/f'turn{turn[0]}', workers=workers, quiet=True)
         if (done.status != 'ok').any(): raise DataError(f'preparing failed: {done.error[done.status != "ok"].iloc[0]}')
-    return duel({'1 process': lambda: run(1), '2 processes': lambda: run(2)}, repeats)
+        return time.perf_counter() - start
+    took = {'1 process': [], '2 processes': []}
+    for workers, times in [*enumerate(took.values(), 1)]*repeats:
+        run(workers, table[:workers]) # every process loads its models
+        times.append(run(workers, table))
+    return took
+
+# %% ../nbs/41_benchmarks.ipynb #f875b10b
+def _count(n): return sum(i*i for i in range(n))
+
+def arithmetic_seconds(
+    repeats, # rounds
+) -> dict: # {'1 process': (repeats,) s, '2 processes': (repeats,) s}
+    "Time plain arithmetic with one process and with two: what the machine's second core is worth at the moment."
+    took = {'1 process': [], '2 processes': []}
+    for workers, times in [*enumerate(took.values(), 1)]*repeats:
+        for _ in parallel(_count, [9]*workers, workers, '', True): pass
+        start = time.perf_counter()
+        for _ in parallel(_count, [10**7]*2, workers, '', True): pass
+        times.append(time.perf_counter() - start)
+    return took
 
 # %% ../nbs/41_benchmarks.ipynb #284c169d
 def looped(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_FACE', 'FIVE', 'SQUARE', 'AROUND', 'SIDE', 'CENTRE', 'QUICK', 'CAREFUL', 'NEW', 'KEEP', 'CROP', 'CROP_CENTRE',
-           'EVERY', 'PATIENCE', 'SAME', 'MEMORY', 'LEAST', 'SHORT', 'CALM', 'Face', 'FaceTrack', 'box_iou',
-           'align_points', 'five_points', 'detect_faces', 'align', 'FaceTracker', 'follow_faces', 'track_faces',
-           'smooth_landmarks']
+           'EVERY', 'QUIET', 'PATIENCE', 'STIR', 'SAME', 'MEMORY', 'LEAST', 'SHORT', 'CALM', 'Face', 'FaceTrack',
+           'box_iou', 'align_points', 'five_points', 'detect_faces', 'align', 'FaceTracker', 'follow_faces',
+           'track_faces', 'smooth_landmarks']
 
 # %% ../../nbs/12_data.faces.ipynb #662d89b7
 import importlib.util
@@ -212,8 +212,9 @@ def _change(a, b): return np.abs(a[0] - b[0]).mean()/255 + 1 - np.minimum(a[1], 
 
 def _is_cut(a, b, seconds): return _change(a, b) > .13 + .17*min(seconds, 1)
 
-# %% ../../nbs/12_data.faces.ipynb #fe518f21
-EVERY, PATIENCE = 1., .5 # seconds: between searches for newcomers, and how long a lost face may come back
+# %% ../../nbs/12_data.faces.ipynb #e3fb58f7
+EVERY, QUIET, PATIENCE = 1., 4., .5 # seconds: between searches for newcomers, the same where nothing stirs, and how long a lost face may come back
+STIR = 8 # levels of 255 by which a pixel of the thumbnail changes if something has come; camera noise stays below
 SAME = .2 # overlap with where a lost face should be from which a detected one may be it
 MEMORY = .15 # seconds over which speed is averaged
 
@@ -252,12 +253,22 @@ def _owners(followed, lost, boxes):
     overlap[:len(followed)] += overlap[:len(followed)] >= SAME # a face that is being followed comes first
     return {j: numbers[i] for i, j in zip(*linear_sum_assignment(-overlap)) if overlap[i, j] >= SAME}
 
-# %% ../../nbs/12_data.faces.ipynb #6ae30a5d
+def _stirs(a, b, faces, shape):
+    # whether anything but these faces, their hair and shoulders aside, changed between two scenes of frames of this shape
+    changed = np.abs(a[0] - b[0]).max(-1) > STIR
+    for box in faces:
+        margin = np.tile((box[2:] - box[:2])/2, 2)*[-1, -1, 1, 1]
+        x0, y0, x1, y1 = np.clip((box + margin)*np.tile(16/np.array(shape[1::-1]), 2), 0, 16).astype(int)
+        changed[y0:y1 + 1, x0:x1 + 1] = False
+    return bool(changed.any())
+
+# %% ../../nbs/12_data.faces.ipynb #173206a8
 class FaceTracker:
     "Follows all faces of one video; takes frames in order, remembers only the last."
     def __init__(self):
         self.live, self.known, self.frame, self.time, self.scene = {}, 0, -1, None, None
         self.detected = self.searched = -np.inf
+        self.known_scene = None # when faces were detected last
         self.before = None # (scene, time, faces) of the last frame before a cut
 
     def update(self,
@@ -268,9 +279,14 @@ class FaceTracker:
         frame = _checked(frame)
         self._arrive(time, frame)
         found = _follow(frame, self.live, self.frame, time)
-        if len(found) < len(self.live) or not self.live or time - self.detected >= EVERY: self._search(time, frame, found)
+        if len(found) < len(self.live) or not self.live or self._is_due(time, frame, found): self._search(time, frame, found)
         for number, (box, *_) in found.items(): self.live[number] = _seen(self.live.get(number), box, self.frame, time)
         return {number: _face(frame, *face) for number, face in sorted(found.items())}
+
+    def _is_due(self, time, frame, found):
+        # whether it is time to look for newcomers
+        waited = time - self.detected
+        return waited >= QUIET or waited >= EVERY and _stirs(self.known_scene, self.scene, [f[0] for f in found.values()], frame.shape)
 
     def _arrive(self, time, frame):
         # a new frame: forget everyone at a cut, and whoever has been away too long
@@ -291,7 +307,7 @@ class FaceTracker:
         # detect; add to `found` those lost who are back, and newcomers
         careful = time - self.searched >= EVERY or len(found) < len(self.live)
         boxes, scores, five = _detect(frame, careful)
-        self.detected, self.searched = time, time if careful else self.searched
+        self.detected, self.known_scene, self.searched = time, self.scene, time if careful else self.searched
         lost = {n: s.at(time) for n, s in self.live.items() if n not in found}
         owner = _owners({n: f[0] for n, f in found.items()}, lost, boxes)
         for j, face in enumerate(zip(boxes, scores, five)):
