@@ -335,6 +335,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'deepfake_nb.data.faces._mtcnn': ('data.faces.html#_mtcnn', 'deepfake_nb/data/faces.py'),
                                         'deepfake_nb.data.faces._mtcnn_faces': ( 'data.faces.html#_mtcnn_faces',
                                                                                  'deepfake_nb/data/faces.py'),
+                                        'deepfake_nb.data.faces._one_thread': ('data.faces.html#_one_thread', 'deepfake_nb/data/faces.py'),
                                         'deepfake_nb.data.faces._owners': ('data.faces.html#_owners', 'deepfake_nb/data/faces.py'),
                                         'deepfake_nb.data.faces._patch': ('data.faces.html#_patch', 'deepfake_nb/data/faces.py'),
                                         'deepfake_nb.data.faces._predictor': ('data.faces.html#_predictor', 'deepfake_nb/data/faces.py'),

@@ -8,9 +8,10 @@ __all__ = ['MIN_FACE', 'FIVE', 'SQUARE', 'AROUND', 'SIDE', 'CENTRE', 'QUICK', 'C
            'box_iou', 'align_points', 'five_points', 'detect_faces', 'align', 'FaceTracker', 'follow_faces',
            'track_faces', 'smooth_landmarks']
 
-# %% ../../nbs/12_data.faces.ipynb #662d89b7
+# %% ../../nbs/12_data.faces.ipynb #5b8e1662
 import importlib.util
 from collections import Counter, deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,8 +47,17 @@ def box_iou(
     both = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     return both/((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - both)
 
-# %% ../../nbs/12_data.faces.ipynb #8609eb6e
+# %% ../../nbs/12_data.faces.ipynb #38e353d4
 MIN_FACE = 20 # pixels: the smallest face that MTCNN looks for
+
+@contextmanager
+def _one_thread():
+    # networks as small as these wait longer for a second thread than they work; on a busy machine, ten times as long
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(threads)
 
 @cache
 def _mtcnn():
@@ -90,7 +100,7 @@ def five_points(
     eyes = [landmarks[..., a:a + 6, :].mean(-2) for a in (36, 42)]
     return np.stack([*eyes, *(landmarks[..., i, :] for i in (30, 48, 54))], -2)
 
-# %% ../../nbs/12_data.faces.ipynb #0c0f4b0e
+# %% ../../nbs/12_data.faces.ipynb #f2fa0bf7
 def _patch(frame, square):
     # what lies under a square, as 48x48 pixels
     (h, w), (x0, y0, x1, y1) = frame.shape[:2], np.trunc(square).astype(int)
@@ -106,7 +116,7 @@ def _look(frame, boxes):
     centre, half = (boxes[:, :2] + boxes[:, 2:])/2, (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)/2
     squares = np.concatenate([centre - half, centre + half], 1)
     pixels = torch.from_numpy(np.stack([_patch(frame, s) for s in squares])).permute(0, 3, 1, 2)
-    with torch.inference_mode(): shift, five, score = (v.numpy() for v in _mtcnn().onet((pixels.float() - 127.5)/128))
+    with torch.inference_mode(), _one_thread(): shift, five, score = (v.numpy() for v in _mtcnn().onet((pixels.float() - 127.5)/128))
     side = 2*half + 1
     five = np.stack([side*five[:, :5] + squares[:, :1], side*five[:, 5:] + squares[:, 1:2]], -1) - 1
     return squares + side*shift, score[:, 1], five
@@ -134,7 +144,7 @@ def _landmarks(frame, five):
     points = _predictor()(upright, start).parts()
     return align_points(np.array([(p.x, p.y) for p in points], np.float64), cv2.invertAffineTransform(matrix))
 
-# %% ../../nbs/12_data.faces.ipynb #e382fceb
+# %% ../../nbs/12_data.faces.ipynb #0a57e204
 QUICK, CAREFUL = (320, .6), (1280, .709) # first and second pass: longer side of the picture in pixels, and the step from one size to the next
 NEW, KEEP = .9, .7 # scores that a face must have to be found, and to be found again where it is expected
 
@@ -143,7 +153,8 @@ def _mtcnn_faces(frame, side, factor):
     _mtcnn().factor = factor
     scale = min(1, side/max(frame.shape[:2]))
     small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-    boxes, scores, five = _mtcnn().detect(small, landmarks=True) if min(small.shape[:2]) >= MIN_FACE else (None, None, None)
+    if min(small.shape[:2]) < MIN_FACE: return np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))
+    with _one_thread(): boxes, scores, five = _mtcnn().detect(small, landmarks=True)
     if boxes is None: return np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))
     return np.float64(boxes)/scale, np.float64(scores), np.float64(five)/scale
 
