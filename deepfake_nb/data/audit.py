@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATE', 'STEP', 'WINDOW', 'HOP', 'BANDS', 'FRAMES', 'HEARD', 'NEAR', 'ALIKE', 'OVERLAP', 'NUMBERS', 'WORDED', 'SURE',
-           'ENOUGH', 'SHOWN', 'jpeg_quality', 'sound_levels', 'picture_hash', 'bit_distance', 'sound_words',
+           'ENOUGH', 'SHORTCUT', 'SHOWN', 'jpeg_quality', 'sound_levels', 'picture_hash', 'bit_distance', 'sound_words',
            'file_facts', 'all_facts', 'near_pictures', 'near_sounds', 'look_alikes', 'fold_count', 'held_out_scores',
            'shortcuts', 'not_checked', 'Audit', 'audit']
 
@@ -258,7 +258,7 @@ def held_out_scores(
             score[test] = fitted.predict_proba(X.iloc[test])[:, -1] if len(fitted.classes_) == 2 else .5
     return score
 
-# %% ../../nbs/07_data.audit.ipynb #47da598c
+# %% ../../nbs/07_data.audit.ipynb #fcdb0cd6
 def _number(x): return f'{x:,.0f}' if abs(x) >= 1000 else f'{x:.3g}'
 
 def _typical(values):
@@ -274,6 +274,8 @@ def _measured(X, y, groups, methods, seed):
     by = {m: auc(y[k], score[k]) for m in np.unique(methods[y == 1]) if (k := (y == 0) | (methods == m)).any()}
     sure = low > SURE if np.isfinite(low) else value > .9
     return dict(clips=len(y), auc=value, low=low, high=high, most=max(by, key=by.get), level='warning' if sure else 'info')
+
+SHORTCUT = ['column', 'clips', 'auc', 'low', 'high', 'most', 'level', 'real', 'fake']
 
 def shortcuts(
     df, # clip table with labels and the columns `NUMBERS` and `WORDED`
@@ -291,7 +293,7 @@ def shortcuts(
     rows.sort(key=lambda r: -r['auc'])
     X = pd.concat([df[[r['column'] for r in rows if r['column'] in NUMBERS]].astype(float), df[[r['column'] for r in rows if r['column'] in WORDED]].fillna('').astype(str)], axis=1)
     if len(rows) > 1: rows.append(dict(column='all columns') | _measured(X, y, groups, methods, seed) | dict(real='', fake=''))
-    return pd.DataFrame(rows, columns=['column', 'clips', 'auc', 'low', 'high', 'most', 'level', 'real', 'fake'])
+    return pd.DataFrame(rows, columns=SHORTCUT)
 
 # %% ../../nbs/07_data.audit.ipynb #afaad6d4
 def _groups(df, pairs):
@@ -422,7 +424,7 @@ def _report(audit):
         lines += ['', 'How well one plain fact tells fake from real, by AUC on held-out clips (0.5 and below: not at all)', *_columns(shown[['column', 'auc', 'interval', 'real', 'fake', 'clips']])]
     return '\n'.join([*lines, '', 'Not checked', *(f'- {line}' for line in audit.not_checked)])
 
-# %% ../../nbs/07_data.audit.ipynb #8e2d37df
+# %% ../../nbs/07_data.audit.ipynb #cf327221
 def audit(
     df, # clip table, as from `load_manifest` or `scan`
     workers=1, # processes
@@ -440,7 +442,7 @@ def audit(
     groups, note = _groups(table, pairs)
     known = (table.label.notna() & table.error.eq('')).to_numpy()
     tried = fold_count(table.label[known], groups[known]) > 1
-    told = shortcuts(table[known].reset_index(drop=True), groups[known], seed) if tried else pd.DataFrame(columns=['column', 'auc', 'low', 'high', 'level'])
+    told = shortcuts(table[known].reset_index(drop=True), groups[known], seed) if tried else pd.DataFrame(columns=SHORTCUT)
     unsure = [] if tried else [f'plain facts as shortcuts: that takes {ENOUGH} real and {ENOUGH} fake clips, each class from two or more independent groups']
     found = [*_crossed(table), *_paired(pairs), *_told_apart(told), *_balanced(table)]
     if changed: found.append(('warning', 'content', f'{_some(changed)}: not what the table describes (another sha256)'))
