@@ -62,6 +62,25 @@ def test_prepare_goes_on_after_bad_files(cli, bad, actors, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_audit_exits_1_on_a_leak_only(cli, actors, tmp_path):
+    table = pd.read_csv(actors / "manifest.csv", dtype=str, keep_default_na=False)
+    table["path"] = [str(actors / p) for p in table.path]
+    person = table.identity.mode()[0]
+    for name, split, code in (("clean", "train", 0), ("leaky", ["test" if l == "1" else "train" for l in table.label], 1)):
+        table.assign(split=split).to_csv(tmp_path / f"{name}.csv", index=False)
+        done = cli("audit", tmp_path / f"{name}.csv", "--json", "--quiet")
+        found = json.loads(done.stdout)
+        assert (done.returncode, bool(found["leaks"])) == (code, bool(code)), done.stderr
+    assert any(person in leak for leak in found["leaks"]) and "LEAK" in cli("audit", tmp_path / "leaky.csv").stdout
+
+
+def test_fetch_lists_and_explains(cli):
+    assert "celeb_df" in cli("fetch").stdout
+    shown = cli("fetch", "Celeb_DF")
+    assert shown.returncode == 0 and "licence:" in shown.stdout and "github.com" in shown.stdout
+    assert cli("fetch", "nothing").returncode == 2
+
+
 def test_detect_json_lines(cli, actors, bad):
     files = [*sorted((actors / "real").glob("*.mp4")), *sorted((actors / "fake").rglob("*.mp4"))]
     done = cli("detect", "--json", *files, *bad)
@@ -121,7 +140,7 @@ def test_errors_are_one_line_and_exit_2(cli, tmp_path):
 def test_help_of_every_command(cli):
     top = cli("--help")
     assert top.returncode == 0
-    for command in ("actors", "prepare", "detect", "report", "doctor"):
+    for command in ("actors", "prepare", "audit", "fetch", "detect", "report", "doctor"):
         assert command in top.stdout
         shown = cli(command, "--help")
         assert shown.returncode == 0 and "Usage" in shown.stdout
