@@ -41,12 +41,12 @@ def actors(
     manifest = write_actor_set(out, identities, clips, seconds, seed, size, workers, quiet)
     if not quiet: _err().print(f'{len(manifest)} clips ({int(manifest.label.sum())} fake) of {identities} actors in {out}, listed in {out/"manifest.csv"}')
 
-# %% ../nbs/61_cli.ipynb #5f707d1f
+# %% ../nbs/61_cli.ipynb #1a262786
 @app.command(epilog='Examples: deepfake-nb prepare my_videos prepared --workers 2  ·  deepfake-nb prepare s3://bucket/media s3://bucket/prepared --engine ray --address auto')
 def prepare(
     src: Annotated[str, Argument(help='Folder of media, one file, a manifest.csv, or a URL such as s3://bucket/folder.')],
     out: Annotated[str, Argument(help='Folder or URL for crops, spectrograms and manifest.csv.')],
-    layout: Annotated[str, Option(help='How the folder is laid out; `deepfake-nb fetch` lists the names.')] = 'auto',
+    layout: Annotated[str, Option(help='How the folder is laid out: a name that `deepfake-nb fetch` lists, table, real_fake or plain.')] = 'auto',
     frames: Annotated[int, Option(min=1, help='Crops kept per face, spread over the clip.')] = 32,
     size: Annotated[int, Option(min=64, help='Pixels of a crop.')] = 256,
     engine: Annotated[Literal['local', 'ray'], Option(help='Processes of this machine, or Ray tasks.')] = 'local',
@@ -139,10 +139,10 @@ def _count(v, kind):
     n = sum(t['kind'] == kind for t in v.tracks)
     return f'{n} {kind}{"s"[:n != 1]}'
 
-# %% ../nbs/61_cli.ipynb #7dc02e09
+# %% ../nbs/61_cli.ipynb #d55d4e93
 @app.command(epilog='Example: deepfake-nb report detect.cnn --profile smoke')
 def report(
-    chapters: Annotated[Optional[list[str]], Argument(help='Chapter names, such as detect.cnn; none means all.', show_default=False)] = None,
+    chapters: Annotated[Optional[list[str]], Argument(help='Chapter names, such as detect.cnn; none means all that the profile does not skip.', show_default=False)] = None,
     profile: Annotated[str, Option(help='Sizes and data of the run: smoke, actors, cpu or gpu.')] = 'smoke',
     out: Annotated[Optional[Path], Option(help='Folder; reports/PROFILE by default.', show_default=False)] = None,
     device: Annotated[str, Option(help="torch device; the profile's by default.", show_default=False)] = '',

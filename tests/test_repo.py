@@ -1,5 +1,5 @@
 "Invariants of the repository: what must hold of every notebook, module and file."
-import json, re, shutil, subprocess, sys, tomllib
+import ast, json, re, shutil, subprocess, sys, tomllib
 from pathlib import Path
 import pytest, yaml
 from conftest import ROOT
@@ -73,6 +73,14 @@ def test_unknown_key_of_a_profile_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "profiles" / "mine.yml").write_text(yaml.safe_dump(smoke))
     monkeypatch.setattr(core, "PACKAGE", tmp_path)
     with pytest.raises(DataError, match="unknown or missing epoch"): load_profile("mine")
+
+
+def test_numbers_in_the_readme_are_those_of_the_expected_metrics():
+    *body, last = ast.parse(next(s for s in code(ROOT / "nbs" / "index.ipynb") if "metrics.json" in s)).body
+    names = {}
+    exec(compile(ast.Module(body, []), "index", "exec"), names)
+    table = eval(compile(ast.Expression(last.value), "index", "eval"), names).data.strip()
+    assert table in (ROOT / "README.md").read_text(), "run nbs/index.ipynb, then make README.md"
 
 
 def test_no_media_and_nothing_large_in_git():
