@@ -111,7 +111,7 @@ def fetch(
     for known, layout in LAYOUTS.items():
         if layout.url: print(f'{known:<20} {"download" if layout.downloads else "on request":<11} {layout.title}')
 
-# %% ../nbs/61_cli.ipynb #65d03a55
+# %% ../nbs/61_cli.ipynb #155759d9
 Data = Annotated[Path, Option('--data', help='Folder that `deepfake-nb prepare` wrote.', show_default=False)]
 RunFolder = Annotated[Path, Option('--out', help='Folder for weights, card, metrics and figures; the same command goes on where it was stopped.', show_default=False)]
 Epochs = Annotated[Optional[int], Option(min=1, help='How many; none for what suits the model.', show_default=False)]
@@ -128,10 +128,10 @@ def train(
     seed: Seed = 0, device: Device = 'cpu', workers: Workers = 1, quiet: Quiet = False):
     "Train a detector on a prepared folder, calibrate it and measure it on people it has not seen."
     from deepfake_nb.core import set_threads
-    from deepfake_nb.detect import models
+    from deepfake_nb.detect.models import find_lr as finder, train_model
     set_threads(max(1, WORKERS//2))
-    if find_lr: return print(models.find_lr(model, data, out, batch_size, pretrained, seed, device, workers))
-    found = models.train_model(model, data, out, epochs, batch_size, lr or None, pretrained, seed, device, workers, None if quiet else lambda line: _err().print(line))
+    if find_lr: return print(finder(model, data, out, batch_size, pretrained, seed, device, workers))
+    found = train_model(model, data, out, epochs, batch_size, lr or None, pretrained, seed, device, workers, None if quiet else lambda line: _err().print(line))
     if not quiet: _err().print(_exam(found, out))
 
 def _number(v): return f'{v["value"]:.3f}' + (f' ({v["low"]:.3f} – {v["high"]:.3f})' if v['low'] is not None else '')
@@ -152,9 +152,9 @@ def finetune(
     epochs: Epochs = None, batch_size: BatchSize = None, lr: Rate = 0., seed: Seed = 0, device: Device = 'cpu', workers: Workers = 1, quiet: Quiet = False):
     "Teach trained weights new data, and say what that did to the old."
     from deepfake_nb.core import set_threads
-    from deepfake_nb.detect import models
+    from deepfake_nb.detect.models import finetune as run
     set_threads(max(1, WORKERS//2))
-    found = models.finetune(weights, data, out, replay, epochs, batch_size, lr or None, seed, device, workers, None if quiet else lambda line: _err().print(line))
+    found = run(weights, data, out, replay, epochs, batch_size, lr or None, seed, device, workers, None if quiet else lambda line: _err().print(line))
     if quiet: return
     table = Table(title=f'{found["model"]}, version {found["version"]}: AUC by clip', caption=f'everything else is in {out}')
     for column in ('test people', 'before', 'after'): table.add_column(column)

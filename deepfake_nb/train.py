@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'JITTER', 'FILTERS', 'AS_IT_IS', 'PAIR_REAL', 'PAIR_FAKE', 'CELL', 'training_data', 'training_part',
-           'check_rows', 'Mixture', 'framed', 'random_box', 'CropSet', 'Pairs', 'encode_crop', 'with_fakes',
-           'mask_loss', 'PairLoss', 'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise',
-           'Distributed', 'LivePlot', 'fit', 'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts',
-           'signatures', 'leave_one_out', 'clip_numbers', 'direction_auc']
+           'check_rows', 'Mixture', 'framed', 'random_box', 'CropSet', 'Pairs', 'with_fakes', 'mask_loss', 'PairLoss',
+           'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise', 'Distributed', 'LivePlot', 'fit',
+           'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures', 'leave_one_out',
+           'clip_numbers', 'direction_auc']
 
-# %% ../nbs/16_train.ipynb #b9f6cf50
+# %% ../nbs/16_train.ipynb #5bdd988e
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .core import DataError, WeightsError, atomic_path, cached, load_weights, save_weights, set_threads
 from .data.augment import PAIRS, FacePool, Pair, random_chain, self_blend, write_actor_set
 from .data.manifest import data_hash, load_manifest, scan, split_identities
-from .data.preprocess import Recipe, decode_crop, load_crops, prepare, real_clips
+from .data.preprocess import Recipe, decode_crop, encode_crop, load_crops, prepare, real_clips
 from .metrics import auc, pool_scores
 
 with warnings.catch_warnings():
@@ -237,14 +237,7 @@ class Pairs(Sampler):
                 i = self.twin[j] if j in self.twin else _one(self.real, rng)
                 yield from ((i, AS_IT_IS, first), (j, AS_IT_IS, second))
 
-# %% ../nbs/16_train.ipynb #5afa2053
-def encode_crop(
-    image, # (S, S, 3) uint8 RGB
-) -> bytes: # JPEG
-    "A crop as `prepare` stores it."
-    flags = [cv2.IMWRITE_JPEG_QUALITY, Recipe.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode('.jpg', image[..., ::-1], flags)[1].tobytes()
-
+# %% ../nbs/16_train.ipynb #967c6677
 def with_fakes(
     rows, # DataFrame of real crops, as for `CropSet`
     families=None, # {family: weight}, see `Mixture`; each clip gets one of them

@@ -1,6 +1,7 @@
 "One contract for every detector; training, resuming and teaching more from the command line."
 import json, pickle
 import numpy as np, pandas as pd, pytest, torch
+from deepfake_nb.cli import WORKERS
 from deepfake_nb.core import DataError, WeightsError, file_sha256, set_threads
 from deepfake_nb.detect import baseline, models
 from deepfake_nb.detect.cnn import load_detector, save_detector
@@ -140,6 +141,7 @@ def test_train_resume_finetune(cli, crops, tmp_path):
     assert {"data", "data_hash", "licence", "metrics", "platt", "conformal", "threshold", "spread", "version", "lineage", "command", "seed", "limits"} <= set(card)
     assert len(pd.read_csv(run / "history.csv")) == 2 and len([*(run / "figures").glob("*.png")]) == 5
     for name in ("last1.safetensors", "last1.json", "small_cnn.safetensors", "metrics.json"): (run / name).unlink()
+    set_threads(max(1, WORKERS // 2)) # as the command does
     models.train_model("small_cnn", crops, run, 2, 4, say=None)
     assert (run / "small_cnn.safetensors").read_bytes() == weights, "stopped after the first epoch, it ends at the same weights"
     done = cli("finetune", run / "small_cnn.safetensors", "--data", crops, "--replay", crops, "--out", tmp_path / "more", "--epochs", 1, "--batch-size", 4)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'WINDOW', 'HOP', 'FFT', 'MELS', 'BLOCK', 'SCHEMA', 'ROWS', 'SHARDS', 'mel_filters', 'mel_centres',
-           'mel_blocks', 'log_mel', 'write_mel', 'Recipe', 'face_rows', 'decode_crop', 'write_faces', 'scratch',
-           'filesystem', 'file_stamp', 'local_copy', 'Superseded', 'Store', 'claimed', 'Job', 'clip_key',
+           'mel_blocks', 'log_mel', 'write_mel', 'Recipe', 'encode_crop', 'face_rows', 'decode_crop', 'write_faces',
+           'scratch', 'filesystem', 'file_stamp', 'local_copy', 'Superseded', 'Store', 'claimed', 'Job', 'clip_key',
            'prepare_clip', 'lost_clip', 'processes', 'prepare', 'load_crops', 'unlisted', 'prune', 'landmark_error',
            'clip_errors', 'real_clips', 'mouth_opening']
 
@@ -91,7 +91,7 @@ def write_mel(
         header(f, frames)
     return frames
 
-# %% ../../nbs/13_data.preprocess.ipynb #08d1b3f5
+# %% ../../nbs/13_data.preprocess.ipynb #41c7bf86
 @dataclass(frozen=True)
 class Recipe:
     "What is kept of a clip."
@@ -99,11 +99,18 @@ class Recipe:
     size: int = 256 # px, width and height of a crop
     quality: int = 95 # JPEG quality of the stored crops, the same for every clip
 
+def encode_crop(
+    crop, # (S, S, 3) uint8 RGB
+    quality=Recipe.quality, # of the JPEG
+) -> bytes:
+    "A crop as it is stored; colours keep their full resolution."
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode('.jpg', crop[..., ::-1], flags)[1].tobytes()
+
 def _crop(frame, landmarks, recipe):
     # the encoded crop, and the landmarks inside it
     crop, matrix = align(frame, landmarks, recipe.size)
-    flags = [cv2.IMWRITE_JPEG_QUALITY, recipe.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode('.jpg', crop[..., ::-1], flags)[1].tobytes(), align_points(landmarks, matrix)
+    return encode_crop(crop, recipe.quality), align_points(landmarks, matrix)
 
 # %% ../../nbs/13_data.preprocess.ipynb #8e6666fc
 def face_rows(

@@ -54,7 +54,7 @@ def _start(layer):
 
 def _act(layer): return nn.Sequential(layer, nn.LeakyReLU(.1, inplace=True))
 
-# %% ../../nbs/17_data.resynth.ipynb #c6331623
+# %% ../../nbs/17_data.resynth.ipynb #f8a7574c
 RENDERERS = { # name: how it goes up, how far it goes down, channels at half resolution, trained against a critic
     'nearest-ae': ('nearest', 4, 24, False), 'bilinear-gan': ('bilinear', 8, 32, True),
     'transposed-ae': ('transposed', 8, 24, False), 'transposed-gan': ('transposed', 4, 32, True),
@@ -69,10 +69,11 @@ class Renderer(nn.Module):
         super().__init__()
         if arch not in RENDERERS: raise DataError(f'{arch}: no such renderer; there are {", ".join(RENDERERS)}')
         up, factor, width, _ = RENDERERS[arch]
-        self.arch, widths, code = arch, [width*2**k for k in range(factor.bit_length() - 1)][::-1], factor**2
-        self.encoder = nn.Sequential(nn.PixelUnshuffle(factor), nn.Conv2d(3*code, widths[0], 1), Residual(widths[0]), nn.Conv2d(widths[0], code, 1))
-        ups = [_act(upsampler(up, i, o)) for i, o in zip(widths, [*widths[1:], 16])]
-        self.decoder = nn.Sequential(_act(nn.Conv2d(code, widths[0], 3, 1, 1)), Residual(widths[0]), *ups, nn.Conv2d(16, 3, 3, 1, 1))
+        self.arch, widths, code = arch, [width*2**k for k in range(factor.bit_length() - 1)], 3*factor**2//4
+        down = [_act(nn.Conv2d(i, o, 4, 2, 1)) for i, o in zip([3, *widths], widths)]
+        self.encoder = nn.Sequential(*down, Residual(widths[-1]), nn.Conv2d(widths[-1], code, 1))
+        ups = [_act(upsampler(up, i, o)) for i, o in zip(widths[::-1], [*widths[-2::-1], 16])]
+        self.decoder = nn.Sequential(_act(nn.Conv2d(code, widths[-1], 3, 1, 1)), Residual(widths[-1]), *ups, nn.Conv2d(16, 3, 3, 1, 1))
         self.apply(_start)
 
     def forward(self, x):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WINDOW', 'PART', 'FRAME', 'FLOOR', 'VIEWS', 'OWN', 'SIGNAL', 'NEURAL', 'FAMILIES', 'voice_windows', 'spectrum',
            'log_power', 'phase_bend', 'mel_view', 'lfcc_view', 'MaxConv', 'VoiceCNN', 'mel_inversion', 'blurred',
-           'pulses', 'copied_band', 'patch', 'methods_here', 'compute_voice', 'treat', 'disturb', 'voice_data',
-           'split_voices', 'VoiceSet', 'left_out', 'nuisances', 'as_heard']
+           'pulses', 'patch', 'methods_here', 'compute_voice', 'treat', 'disturb', 'voice_data', 'split_voices',
+           'VoiceSet', 'left_out', 'nuisances', 'as_heard']
 
 # %% ../../nbs/23_detect.audio.ipynb #729a24fe
 import math
@@ -206,27 +206,6 @@ def pulses(
     share = 1/(1 + np.exp((np.linspace(0, RATE/2, 257)[:, None] - rng.uniform(2500, 7500))/300))*voiced[np.minimum(np.arange(envelope.shape[1])*80, len(sound) - 1)]
     return librosa.istft(envelope*(share*stft(drive) + np.sqrt(1 - share**2)*stft(rng.standard_normal(len(sound)))), hop_length=80, n_fft=512, length=len(sound))
 
-# %% ../../nbs/23_detect.audio.ipynb #234f5575
-def copied_band(
-    sound, # (N,) float32 at 16 kHz
-    rng, # numpy.random.Generator
-) -> np.ndarray: # (N,)
-    "Everything over 2.5 to 5 kHz replaced by an image of what is below, as strong as it was."
-    import librosa
-    from scipy.ndimage import uniform_filter
-    from scipy.signal import resample_poly
-    s = librosa.stft(sound, n_fft=512, hop_length=128)
-    cut, smooth, how = int(rng.integers(80, 160)), (int(rng.choice([9, 17, 33])), int(rng.choice([1, 5, 9]))), rng.integers(3)
-    above = np.arange(cut, 257)
-    if how == 0: image = s[np.maximum(2*cut - above, 1)]
-    elif how == 1: image = s[above % (cut - 8) + 8]
-    else:
-        step = int(rng.choice([2, 4]))
-        image = librosa.stft(np.repeat(resample_poly(sound, 1, step), step)[:len(sound)], n_fft=512, hop_length=128)[cut:]
-    def strength(z): return np.sqrt(uniform_filter(np.square(np.abs(z)), smooth) + 1e-9)
-    s[cut:] = image/strength(image)*strength(s[cut:])
-    return librosa.istft(s, hop_length=128, n_fft=512, length=len(sound))
-
 # %% ../../nbs/23_detect.audio.ipynb #e03ee597
 def patch(
     sound, # (N,) float32 at 16 kHz
@@ -240,8 +219,8 @@ def patch(
     share = np.convolve(np.pad(np.ones(length), (start, n - start - length)), np.ones(FADE)/FADE, 'same')
     return (sound + share*(made - sound)).astype(np.float32), (start, start + length)
 
-# %% ../../nbs/23_detect.audio.ipynb #33154a74
-OWN = {f.__name__: f for f in (mel_inversion, blurred, pulses, copied_band)}
+# %% ../../nbs/23_detect.audio.ipynb #04c43ada
+OWN = {f.__name__: f for f in (mel_inversion, blurred, pulses)}
 SIGNAL = ('griffin_lim', 'lpc', 'phase', 'formant', *OWN)
 NEURAL = {f'neural_{arch}': arch for arch in VOCODER_NETS}
 FAMILIES = {**dict.fromkeys(SIGNAL, 'signal'), **dict.fromkeys(NEURAL, 'neural'), 'patch': 'splice'}

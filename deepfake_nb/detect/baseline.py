@@ -138,9 +138,9 @@ def residual_features(
         grey, parts = cv2.resize(grey, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA), parts[::2, ::2]
     return np.concatenate(found).astype(np.float32)
 
-# %% ../../nbs/20_detect.baseline.ipynb #10d43ac0
+# %% ../../nbs/20_detect.baseline.ipynb #64a715d7
 FLOOR = .005 # a pattern that hardly ever varies is not blown up
-PENALTIES = 1e-4, 3e-4, 1e-3, 3e-3 # the C of scikit-learn: the smaller, the stronger
+PENALTIES = 1e-4, 3e-4, 1e-3 # the C of scikit-learn: the smaller, the stronger
 
 @dataclass(frozen=True)
 class ResidualModel:

