@@ -6,7 +6,7 @@
 __all__ = ['VOCODER_NETS', 'FRAMES', 'Envelope', 'Residual', 'TransposedVocoder', 'NearestVocoder', 'ConvNeXt', 'InverseVocoder',
            'make_vocoder', 'stft_loss', 'mel_loss', 'PeriodJudge', 'SpectrumJudge', 'Judges', 'judge_loss', 'fool_loss',
            'train_vocoder', 'save_vocoder', 'load_vocoder', 'sound_from_mel', 'neural_vocode', 'copy_distances',
-           'copyable', 'vocoders']
+           'frame_comb', 'copyable', 'vocoders']
 
 # %% ../../nbs/18_data.vocoder.ipynb #33510101
 import math
@@ -370,6 +370,18 @@ def copy_distances(
     c = [dct(x/2, axis=0, norm='ortho')[1:14] for x in (a, b)]
     spectral, cepstral = np.sqrt(np.square(db[0] - db[1]).mean(0)), 10/math.log(10)*np.sqrt(2*np.square(c[0] - c[1]).sum(0))
     return dict(log_spectral=float(spectral[speech].mean()), mel=float(np.abs(a - b)[:, speech].mean()), cepstral=float(cepstral[speech].mean()))
+
+# %% ../../nbs/18_data.vocoder.ipynb #cec21441
+def frame_comb(
+    sound, # (N,) at 16 kHz, at least 1 s
+) -> float: # dB
+    "By how much multiples of the frame rate stand out, 1 to 7 kHz, in the quieter half of a sound."
+    n = RATE//10 # windows of 0.1 s: bins of 10 Hz
+    frames = np.lib.stride_tricks.sliding_window_view(sound, n)[::n//2]*np.hanning(n + 1)[:-1]
+    power = np.abs(np.fft.rfft(frames))**2
+    power = power[power.sum(1) <= np.median(power.sum(1))].mean(0)
+    level, teeth = 10*np.log10(power + 1e-14), np.arange(100, 700, 10)
+    return float(np.mean(level[teeth] - np.median([level[teeth + k] for k in (-5, -4, 4, 5)], axis=0)))
 
 # %% ../../nbs/18_data.vocoder.ipynb #9a6bae47
 def _actor_voices(sizes, seed):

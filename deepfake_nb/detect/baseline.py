@@ -9,15 +9,13 @@ __all__ = ['LINES', 'SQUARE3', 'SQUARE5', 'EDGE3', 'WINDOW', 'LEVELS', 'NEIGHBOU
            'save_residual', 'load_residual', 'fit_tree', 'tree_likelihood', 'save_tree', 'load_tree', 'contributions',
            'swarm', 'plot_contributions', 'typical_ranges', 'reasons', 'families', 'by_manipulation', 'voice_table']
 
-# %% ../../nbs/20_detect.baseline.ipynb #2602f229
+# %% ../../nbs/20_detect.baseline.ipynb #237356b3
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 import cv2
-import lightgbm
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from ..core import DataError, WeightsError, load_weights, parallel, read_json, save_weights, write_json
@@ -28,7 +26,6 @@ from ..data.manifest import split_identities
 from ..data.preprocess import decode_crop
 from ..data.voice import voice_features
 from ..metrics import auc, bootstrap
-from ..plots import INK, PALE, WIDTH, style
 
 # %% ../../nbs/20_detect.baseline.ipynb #e103e391
 LINES = {'first': [0, -1, 1], 'second': [.5, -1, .5], 'third': [0, 1/3, -1, 1, -1/3]}
@@ -208,7 +205,7 @@ def load_residual(
     if set(tensors) != {'weight', 'bias'} or len(tensors['weight']) != FEATURES: raise WeightsError(f'{path}: made for other features than this version measures; train it again')
     return ResidualModel(tensors['weight'].numpy(), tensors['bias'].item()), card
 
-# %% ../../nbs/20_detect.baseline.ipynb #342c50e8
+# %% ../../nbs/20_detect.baseline.ipynb #31f1bbf7
 SETTINGS = dict(objective='binary', metric='binary_logloss', learning_rate=.05, num_leaves=7, min_data_in_leaf=8, feature_fraction=.5, lambda_l2=1., max_bin=63,
                 deterministic=True, force_row_wise=True, num_threads=1, verbosity=-1)
 PATIENCE = 40 # trees without gain on the validation people, then stop
@@ -228,6 +225,7 @@ def fit_tree(
     seed=0, # int
 ) -> tuple: # (lightgbm.Booster cut at its best tree, DataFrame: epoch (trees), train_loss, valid_loss)
     "Gradient-boosted trees; how many is decided on the validation people. Raises `DataError`."
+    import lightgbm
     if list(train) != list(valid): raise DataError('training and validation tables have different columns')
     sets = [lightgbm.Dataset(t, np.asarray(l, int), weight=_even(np.asarray(l, int)), free_raw_data=False) for t, l in ((train, y), (valid, y_valid))]
     losses = {}
@@ -248,7 +246,7 @@ def _columns(booster, table):
     if missing: raise DataError(f'the table has no column {", ".join(missing[:3])}; the tree was grown on {booster.num_feature()}')
     return table[booster.feature_name()]
 
-# %% ../../nbs/20_detect.baseline.ipynb #b5726f10
+# %% ../../nbs/20_detect.baseline.ipynb #5283f34c
 def save_tree(
     path, # NAME.json
     booster, # what `fit_tree` gave
@@ -262,6 +260,7 @@ def load_tree(
     path, # NAME.json
 ) -> tuple: # (lightgbm.Booster, card)
     "Read what `save_tree` wrote. Raises `WeightsError` where it is missing, is something else, or was damaged."
+    import lightgbm
     if not Path(path).is_file(): raise WeightsError(f'{path}: no such file; trees are a JSON card')
     try: card = read_json(path)
     except (ValueError, OSError) as e: raise WeightsError(f'{path}: not a JSON card ({e})') from e
@@ -280,7 +279,7 @@ def contributions(
     values = booster.predict(_columns(booster, table), pred_contrib=True)
     return pd.DataFrame(values, table.index, [*booster.feature_name(), 'base'])
 
-# %% ../../nbs/20_detect.baseline.ipynb #b2ede1aa
+# %% ../../nbs/20_detect.baseline.ipynb #ac85331c
 def swarm(
     x, # (N,) values
     bins=70, # of equal width
@@ -295,8 +294,10 @@ def plot_contributions(
     shares, # what `contributions` gave
     table, # DataFrame with the numbers
     names=10, # how many of the most important ones to show
-) -> plt.Figure:
+): # -> matplotlib Figure
     "Mean absolute Shapley values as bars, and every clip as a dot."
+    import matplotlib.pyplot as plt
+    from deepfake_nb.plots import INK, PALE, WIDTH, style
     mean = shares.drop(columns='base').abs().mean()
     top = mean[mean > 0].sort_values(ascending=False, kind='stable').index[:names]
     if not len(top): raise DataError('this tree uses none of the numbers, so there is nothing to plot')
@@ -317,6 +318,7 @@ def plot_contributions(
 
 def _dots(ax, x, at, values):
     # a row of the swarm; clips without the number are grey
+    from deepfake_nb.plots import PALE
     known, y = values.notna().to_numpy(), at + swarm(x)
     ax.scatter(x[~known], y[~known], 7, PALE, lw=0)
     return ax.scatter(x[known], y[known], 7, values.rank(pct=True)[known], vmin=0, vmax=1, cmap='viridis', lw=0)

@@ -352,13 +352,13 @@ def _mirrored(clip):
     def flipped(points, width): return (points*[-1, 1] + [width - 1, 0])[:, MIRROR]
     return replace(clip, images=np.ascontiguousarray(clip.images[:, :, ::-1]), points=flipped(clip.points, clip.images.shape[2]).astype(np.float32), landmarks=flipped(clip.landmarks, 0))
 
-# %% ../../nbs/22_detect.lstm.ipynb #3ca50336
+# %% ../../nbs/22_detect.lstm.ipynb #2066b574
 class SequenceHead(nn.Module):
     "Bidirectional LSTM with attention pooling: (B, T, width + K + 1) steps as of `pack` -> (B,) logits."
     def __init__(self,
         width, # features of a moment
         squeezed=24, # what is left of them
-        hidden=32, # of each direction
+        hidden=16, # of each direction
     ):
         super().__init__()
         self.width = width
@@ -366,7 +366,7 @@ class SequenceHead(nn.Module):
         self.look = nn.Sequential(nn.Dropout(.3), nn.Linear(width, squeezed), nn.Tanh())
         self.lstm = nn.LSTM(squeezed + len(DYNAMICS), hidden, batch_first=True, bidirectional=True)
         self.attention = nn.Sequential(nn.Linear(2*hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-        self.verdict = nn.Sequential(nn.Dropout(.2), nn.Linear(2*hidden, 1))
+        self.verdict, self.trust, self.drop = nn.Linear(2*hidden, 1), nn.Parameter(torch.ones(1)), nn.Dropout(.2)
 
     def _steps(self, x, there):
         # (B, T, width + K): normalised; 0 where there is nothing
@@ -376,19 +376,22 @@ class SequenceHead(nn.Module):
         steps[there] = self.norm(known.float()).to(steps.dtype)
         return steps
 
-    def pooled(self, x): # (B, T, width + K + 1) -> (B, 64) what is remembered of the clip, (B, T) weights of its moments
+    def pooled(self, x): # (B, T, width + K + 1) -> (B, 32) what is remembered of the clip, (B, T) weights of its moments, (B,) mean of the CNN's logits
         there = x[..., -1] > .5
         if not there.any(1).all(): raise DataError('a clip without a single moment')
         order = (~there).long().argsort(dim=1, stable=True) # missing ones last
         steps, count = self._steps(x, there).gather(1, order[..., None].expand(*x.shape[:2], x.shape[2] - 1)), there.sum(1)
+        mean, steps = steps[..., 0].sum(1)/count, self.drop(steps)
         steps = torch.cat([self.look(steps[..., :self.width]), steps[..., self.width:]], 2)
         read = self.lstm(pack_padded_sequence(steps, count.cpu(), batch_first=True, enforce_sorted=False))[0]
         read = pad_packed_sequence(read, batch_first=True, total_length=x.shape[1])[0]
         missing = torch.arange(x.shape[1], device=x.device) >= count[:, None]
         weight = self.attention(read)[..., 0].float().masked_fill(missing, -torch.inf).softmax(1)
-        return (weight[..., None]*read).sum(1), torch.zeros_like(weight).scatter(1, order, weight)
+        return (weight[..., None]*read).sum(1), torch.zeros_like(weight).scatter(1, order, weight), mean
 
-    def forward(self, x): return self.verdict(self.pooled(x)[0])[:, 0]
+    def forward(self, x):
+        read, _, mean = self.pooled(x)
+        return self.verdict(read)[:, 0] + self.trust*mean
 
 # %% ../../nbs/22_detect.lstm.ipynb #4b5f5e2b
 class FaceLSTM(nn.Module):
@@ -467,12 +470,12 @@ def steps(self:FaceLSTM,
     seen[there] = found
     return torch.cat([seen, motion, there[..., None]], 2)
 
-# %% ../../nbs/22_detect.lstm.ipynb #b4f9b38f
+# %% ../../nbs/22_detect.lstm.ipynb #4a5161b9
 @patch
 def forward(self:FaceLSTM, x): return self.head(self.steps(x))
 
 @patch
-def features(self:FaceLSTM, x): # as `forward` -> (B, 64)
+def features(self:FaceLSTM, x): # as `forward` -> (B, 32)
     "What is remembered of each clip."
     return self.head.pooled(self.steps(x))[0]
 
