@@ -236,7 +236,7 @@ def ring_energy(
     ring, n = np.digitize(_radius(image.shape[:2]), RINGS).ravel() - 1, len(RINGS) - 1
     return np.stack([np.bincount(ring, p, n) for p in power])/np.maximum(np.bincount(ring, minlength=n), 1)
 
-# %% ../../nbs/17_data.resynth.ipynb #89d7264f
+# %% ../../nbs/17_data.resynth.ipynb #b8bebd5e
 def _levelled(a, b):
     # where one has more fine detail than the other, it is turned down
     fine = [x - cv2.GaussianBlur(x, (0, 0), 1.4) for x in (a, b)]
@@ -245,8 +245,7 @@ def _levelled(a, b):
 
 def _turned_down(image, gains):
     radius, middle = _radius(image.shape[:2]), (RINGS[1:] + RINGS[:-1])/2
-    gain = np.stack([np.interp(radius, middle, np.r_[1, 1, 1, g[3:]]) for g in gains], -1) # light and shade stay
-    gain *= np.exp(-.15*radius**2)[..., None]
+    gain = np.stack([np.interp(radius, middle, g) for g in gains], -1)*np.exp(-.15*radius**2)[..., None]
     return idctn(dctn(image, axes=(0, 1), norm='ortho')*gain.astype(np.float32), axes=(0, 1), norm='ortho')
 
 def match_detail(
@@ -254,11 +253,13 @@ def match_detail(
     b, # (H, W, 3) float32 0..255: the same face
     mask, # (H, W) float32 0..1: the pixels that count
 ) -> tuple: # (a, b): (H, W, 3) uint8
-    "Turn down, by place and by spatial frequency, whatever one picture has more of than the other."
+    "Give `b` the mean colour of `a`, and turn down, by place and by spatial frequency, whatever one has more of than the other."
     a, b = _levelled(*(cv2.cvtColor(x, cv2.COLOR_RGB2YCrCb) for x in (a, b)))
-    middle = a.mean((0, 1))
-    p, q = (ring_energy((x - middle)*mask[..., None]) + 1e-3 for x in (a, b))
-    matched = (_turned_down(x, np.sqrt(np.minimum(1, g))) for x, g in ((a, q/p), (b, p/q)))
+    share = mask[..., None]/max(mask.sum(), 1e-6)
+    middle = (a*share).sum((0, 1))
+    a, b = a - middle, b - (b*share).sum((0, 1))
+    p, q = (ring_energy(x*mask[..., None]) + 1e-3 for x in (a, b))
+    matched = (_turned_down(x, np.sqrt(np.minimum(1, g))) + middle for x, g in ((a, q/p), (b, p/q)))
     return tuple(cv2.cvtColor(x, cv2.COLOR_YCrCb2RGB).round().clip(0, 255).astype(np.uint8) for x in matched)
 
 # %% ../../nbs/17_data.resynth.ipynb #5f27bd4f
