@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'JITTER', 'FILTERS', 'AS_IT_IS', 'PAIR_REAL', 'PAIR_FAKE', 'CELL', 'training_data', 'training_part',
-           'check_rows', 'Mixture', 'framed', 'random_box', 'CropSet', 'Pairs', 'with_fakes', 'mask_loss', 'PairLoss',
-           'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise', 'Distributed', 'LivePlot', 'fit',
-           'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures', 'leave_one_out',
-           'clip_numbers', 'direction_auc']
+           'check_rows', 'Mixture', 'framed', 'random_box', 'random_window', 'CropSet', 'Pairs', 'with_fakes',
+           'mask_loss', 'PairLoss', 'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise',
+           'Distributed', 'LivePlot', 'fit', 'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts',
+           'signatures', 'leave_one_out', 'clip_numbers', 'direction_auc']
 
 # %% ../nbs/16_train.ipynb #5bdd988e
 import warnings
@@ -28,7 +28,7 @@ from .core import DataError, WeightsError, atomic_path, cached, load_weights, sa
 from .data.augment import PAIRS, FacePool, Pair, random_chain, self_blend, write_actor_set
 from .data.manifest import data_hash, load_manifest, scan, split_identities
 from .data.preprocess import Recipe, decode_crop, encode_crop, load_crops, prepare, real_clips
-from .metrics import auc, pool_scores
+from .metrics import auc, bootstrap, pool_scores
 
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning) # fastai scripts a layer when it is imported
@@ -86,8 +86,9 @@ class Mixture:
         pool, # FacePool
         families, # {family: weight}: of PAIRS, or of `makers`
         makers=None, # {family: function (image (H, W, 3) uint8, landmarks (68, 2), rng) -> Pair}, for everybody
+        versions=0, # pairs that a maker makes of each face, and that are then used again; 0 for a new one each time
     ):
-        self.pool, self.families, self.makers = pool, families, makers or {}
+        self.pool, self.families, self.makers, self.versions, self.kept = pool, families, makers or {}, versions, {}
         if unknown := set(families) - {*PAIRS, *self.makers}: raise DataError(f'{", ".join(sorted(unknown))}: no such family; there are {", ".join([*PAIRS, *self.makers])}')
         self.ok = pool.generator_ok == 'yes'
         self.person = pd.factorize(pool.identities)[0]
@@ -111,8 +112,13 @@ class Mixture:
 
     def pair(self, i, family, rng): # -> Pair
         "A fake of face `i` and its real."
-        if family in self.makers: return self.makers[family](self.pool.images[i], self.pool.points[i], rng)
-        return self.pool.pair(i, family, rng)
+        if family not in self.makers: return self.pool.pair(i, family, rng)
+        if not self.versions: return self._made(i, family, rng)
+        key = i, family, int(rng.integers(self.versions))
+        if key not in self.kept: self.kept[key] = self._made(i, family, np.random.default_rng([i, key[2]]))
+        return self.kept[key]
+
+    def _made(self, i, family, rng): return self.makers[family](self.pool.images[i], self.pool.points[i], rng)
 
 # %% ../nbs/16_train.ipynb #8757905b
 JITTER = .08
@@ -140,6 +146,17 @@ def random_box(
     side = round(n*(1 + rng.uniform(-JITTER, JITTER)))
     return *(round((n - side)/2 + n*rng.uniform(-JITTER, JITTER)) for _ in range(2)), side
 
+def random_window(
+    box, # (left, top, side) px
+    part, # 0..1 of its side
+    mask, # (S, S) 0..1 of the crop: what was manipulated, in this picture or in its twin
+    rng, # numpy.random.Generator
+) -> tuple: # (left, top, side) px
+    "A square inside a box: the first of four places that shows a tenth of manipulated pixels, or else the one that shows most."
+    (x, y, whole), side = box, round(box[2]*part)
+    places = [(x + int(rng.integers(whole - side + 1)), y + int(rng.integers(whole - side + 1)), side) for _ in range(4)]
+    return max(places, key=lambda p: min(.1, mask[max(0, p[1]):p[1] + side, max(0, p[0]):p[0] + side].sum()/side**2))
+
 # %% ../nbs/16_train.ipynb #b380228e
 AS_IT_IS, PAIR_REAL, PAIR_FAKE = range(3) # roles
 CELL = 8 # px of the picture in one value of a mask
@@ -154,14 +171,16 @@ class CropSet(Dataset):
         makers=None, # {family: function}, see `Mixture`
         share=.5, # of treatment that training crops go through, see `random_chain`
         seed=0, # int
+        window=0, # px, a multiple of 8: training cuts out a square of this size; 0 for the whole crop
+        versions=0, # see `Mixture`
     ):
         check_rows(rows)
-        self.rows, self.size, self.pseudo, self.share, self.seed, self.epoch = rows.reset_index(drop=True), size, pseudo, share, seed, 0
+        self.rows, self.size, self.pseudo, self.share, self.seed, self.window, self.epoch = rows.reset_index(drop=True), size, pseudo, share, seed, window or size, 0
         pixels = [np.ascontiguousarray(decode_crop(c)) for c in self.rows.crop]
         points = np.stack([np.float32(p).reshape(68, 2) for p in self.rows.crop_landmarks])
         ok = self.rows.generator_ok if 'generator_ok' in self.rows else np.full(len(pixels), 'no')
         real = np.where(self.rows.label == 0, ok, 'no') # fakes give no faces
-        self.mixture, self._last = Mixture(FacePool(pixels, points, self.rows.identity, real), families or {'self_blend': 1.}, makers), (None, None)
+        self.mixture, self._last = Mixture(FacePool(pixels, points, self.rows.identity, real), families or {'self_blend': 1.}, makers, versions), (None, None)
 
     def __len__(self): return len(self.rows)
 
@@ -185,12 +204,13 @@ class CropSet(Dataset):
         "The crop as the model will see it."
         i, role, chance = key if isinstance(key, tuple) else (key, AS_IT_IS, None)
         image, label = self.mixture.pool.images[i], int(self.rows.label[i])
-        mask = np.full(image.shape[:2], np.nan if label else 0, np.float32)
-        if role != AS_IT_IS: image, label, mask = self.pair(i, chance).sample(int(role == PAIR_FAKE))
+        mask = place = np.full(image.shape[:2], np.nan if label else 0, np.float32)
+        if role != AS_IT_IS: (image, label, mask), place = (pair := self.pair(i, chance)).sample(int(role == PAIR_FAKE)), pair.mask
         if chance is None: return framed(image, self.size, (0, 0, len(image)), False), label, framed(mask, self.size//CELL, (0, 0, len(mask)), False)
         rng = np.random.default_rng([self.seed, chance, role, i])
         image, box, mirror = random_chain(rng, self.share)(image), random_box(len(image), rng), rng.random() < .5
-        return framed(image, self.size, box, mirror, FILTERS[rng.integers(3)]), label, framed(mask, self.size//CELL, box, mirror)
+        if self.window < self.size: box = random_window(box, self.window/self.size, np.nan_to_num(place), rng)
+        return framed(image, self.window, box, mirror, FILTERS[rng.integers(3)]), label, framed(mask, self.window//CELL, box, mirror)
 
     def __getitem__(self, key):
         image, label, mask = self.image(key)
@@ -536,28 +556,21 @@ def signatures(
 
 # %% ../nbs/16_train.ipynb #48683b93
 def leave_one_out(
-    make, # function () -> a new network
-    parts, # {'train', 'val', 'test': DataFrame of crops}; only the reals are used
+    parts, # {'val', 'test': DataFrame of crops}; only the reals are used
     groups, # {name: {family: weight}}: what is left out together, see `Mixture`
-    size, # px that the network wants
-    out, # folder
+    teach, # called with (families, validation rows, name) -> function: rows -> (N,) logits
     makers=None, # {family: function}, see `Mixture`
     share=.5, # of treatment, see `random_chain`
     seed=0, # int
-    **how, # epochs, batch, lr and whatever else `fit` takes
-) -> pd.DataFrame: # left_out, tested, auc: one row for each family tested, left out or not
-    "Cross-family AUC by clip. Raises `DataError`."
-    def fakes(split, families): return CropSet(with_fakes(parts[split], families, makers, share, seed), size, seed=seed)
-    tests, rows = {name: fakes('test', families) for name, families in groups.items()}, []
-    for left in ('', *groups):
+) -> dict: # {name: {'clips', 'people', 'auc': {'value', 'low', 'high'}}}
+    "Cross-family AUC by clip, 95% intervals over people: each group is asked about by a detector that was taught all others. Raises `DataError`."
+    def exam(left):
         seen = {f: w for name, families in groups.items() if name != left for f, w in families.items()}
-        torch.manual_seed(seed)
-        model, train = make(), parts['train'][parts['train'].label == 0]
-        fit(model, CropSet(train, size, 1., seen, makers, share, seed), fakes('val', seen), Path(out)/(left or 'all'), **how)
-        for name in groups if not left else [left]:
-            clips = score_clips(model, tests[name], how.get('device', 'cpu'))[0]
-            rows.append(dict(left_out=left, tested=name, auc=float(auc(clips.y, clips.logit))))
-    return pd.DataFrame(rows)
+        score = teach(seen, with_fakes(parts['val'], seen, makers, share, seed), left)
+        test = with_fakes(parts['test'], groups[left], makers, share, seed)
+        clips = test.assign(logit=score(test)).groupby('clip_id').agg(dict(label='first', identity='first', logit='mean'))
+        return dict(clips=len(clips), people=int(clips.identity.nunique()), auc=dict(zip(('value', 'low', 'high'), bootstrap(auc, clips.label, clips.logit, clips.identity, seed=seed))))
+    return {left: exam(left) for left in groups}
 
 # %% ../nbs/16_train.ipynb #91296b59
 def clip_numbers(
