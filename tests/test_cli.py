@@ -124,9 +124,9 @@ def test_detect_image_and_silent_video(cli, actors, tmp_path):
     assert silent["error"] is None and "no sound track" in silent["notes"]
 
 
-def test_real_people_are_uncertain_to_a_model_of_actors(cli, media):
+def test_real_people_are_not_called_fake(cli, media):
     clips = sorted((media / "video" / "LipNet").glob("*.mpg"))[:3]
-    for f in lines(cli("detect", "--json", *clips)): assert f["verdict"] == "uncertain" and any("built-in actors only" in n for n in f["notes"])
+    for f in lines(cli("detect", "--json", *clips)): assert f["verdict"] != "fake" and [t["kind"] for t in f["tracks"]] == ["face", "voice"]
 
 
 def test_errors_are_one_line_and_exit_2(cli, tmp_path):

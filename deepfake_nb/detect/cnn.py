@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LITE', 'INPUTS', 'SHIPPED', 'noise_residual', 'Block', 'SmallCNN', 'dct_basis', 'spectrum', 'frequency_planes',
-           'imagenet_weights', 'TimmBackbone', 'FaceCNN', 'fit_domain', 'distance', 'save_detector', 'load_detector']
+           'imagenet_weights', 'TimmBackbone', 'FaceCNN', 'fit_domain', 'distance', 'fit_stack', 'stacked',
+           'save_detector', 'load_detector']
 
 # %% ../../nbs/21_detect.cnn.ipynb #1a86ab50
 import os, warnings
@@ -204,6 +205,27 @@ def distance(
     "Mahalanobis distance, divided by the root of the number of features."
     z = (torch.as_tensor(features) - domain['mean']) @ domain['whiten']
     return (z.norm(dim=1)/z.shape[1]**.5).numpy()
+
+# %% ../../nbs/21_detect.cnn.ipynb #645427f5
+def fit_stack(
+    y, # (N,) 0 real, 1 fake
+    network, # (N,) logits
+    noise, # (N,) logits
+) -> list: # [weight of the network, weight of the noise, offset]
+    "Logistic regression at even odds with weights of 0 or more."
+    from scipy.optimize import minimize
+    y, x = np.asarray(y, float), np.stack([network, noise, np.ones(len(y))], 1)
+    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    def loss(w): return (weight*(np.logaddexp(0, z := x@w) - y*z)).mean() + 1e-3*(w[:2]**2).sum()
+    return minimize(loss, [.5, .5, 0], method='L-BFGS-B', bounds=[(0, None), (0, None), (None, None)]).x.tolist()
+
+def stacked(
+    stack, # what `fit_stack` gave
+    network, # (N,) logits
+    noise, # (N,) logits
+) -> np.ndarray: # (N,) logits
+    "Both opinions in one."
+    return stack[0]*np.asarray(network) + stack[1]*np.asarray(noise) + stack[2]
 
 # %% ../../nbs/21_detect.cnn.ipynb #5397fcd7
 SHIPPED = PACKAGE/'weights'

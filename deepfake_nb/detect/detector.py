@@ -18,7 +18,7 @@ from ..data.faces import align, align_points, track_faces
 from ..data.preprocess import Recipe, decode_crop, encode_crop
 from .audio import VoiceCNN, voice_windows
 from .baseline import ResidualModel, load_residual
-from .cnn import SHIPPED, FaceCNN, distance, load_detector
+from .cnn import SHIPPED, FaceCNN, distance, load_detector, stacked
 from ..media import probe, read_audio, sample_frames
 from ..metrics import likelihood, p_values, venn_abers
 
@@ -97,8 +97,7 @@ class FaceExpert(Expert):
         small = np.stack([cv2.resize(c, (self.card['size'],)*2, interpolation=cv2.INTER_AREA) for c in crops])
         logits, note = self.look(torch.from_numpy(small).permute(0, 3, 1, 2).float().to(device)/255)
         if self.residual is None: return logits, note
-        network, noise, offset = self.card['stack']
-        return network*logits + noise*np.array([self.residual.logit(c, p) for c, p in zip(crops, points)]) + offset, note
+        return stacked(self.card['stack'], logits, [self.residual.logit(c, p) for c, p in zip(crops, points)]), note
 
 # %% ../../nbs/27_detect.detector.ipynb #32d0aeb6
 def stored(
