@@ -46,9 +46,9 @@ README.md: nbs/index.ipynb
 docs: $(INSTALLED) ## the documentation site (needs Quarto)
 	nbdev-docs
 
-weights: $(INSTALLED) ## train the shipped weights again, from the media of DEEPFAKE_NB_DATA (hours)
+weights: $(INSTALLED) ## train voices, and a candidate for faces (reports/cpu/detect.cnn/weights), from DEEPFAKE_NB_DATA; hours
 	deepfake-nb report data.vocoder --profile cpu && cp reports/cpu/data.vocoder/weights/* deepfake_nb/weights/
-	deepfake-nb report detect.cnn detect.audio --profile cpu && cp reports/cpu/detect.cnn/weights/* reports/cpu/detect.audio/weights/* deepfake_nb/weights/
+	deepfake-nb report detect.audio detect.cnn --profile cpu && cp reports/cpu/detect.audio/weights/* deepfake_nb/weights/
 
 clean: ## remove caches and reports of this machine (not .venv)
 	rm -rf .cache reports/smoke reports/cpu reports/gpu build dist *.egg-info
