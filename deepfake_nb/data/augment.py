@@ -403,7 +403,7 @@ def _phase(sound, rng):
 
 def _world(sound, rng):
     try: import pyworld
-    except ImportError as e: raise DataError('the WORLD vocoder needs pyworld: pip install pyworld, or use griffin_lim, lpc or phase') from e
+    except ImportError as e: raise DataError('the WORLD vocoder needs pyworld: pip install pyworld "setuptools<81", or use griffin_lim, lpc or phase') from e
     made = pyworld.synthesize(*pyworld.wav2world(sound.astype(np.float64), RATE), RATE)
     return np.pad(made, (0, len(sound)))[:len(sound)]
 
