@@ -65,6 +65,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deepfake_nb.core.digest': ('core.html#digest', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.file_sha256': ('core.html#file_sha256', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.imported_modules': ('core.html#imported_modules', 'deepfake_nb/core.py'),
+                                  'deepfake_nb.core.keep_memory': ('core.html#keep_memory', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.load_profile': ('core.html#load_profile', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.load_weights': ('core.html#load_weights', 'deepfake_nb/core.py'),
                                   'deepfake_nb.core.media_root': ('core.html#media_root', 'deepfake_nb/core.py'),

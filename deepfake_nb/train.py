@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
-from .core import DataError, WeightsError, atomic_path, cached, load_weights, save_weights, set_threads
+from .core import DataError, WeightsError, atomic_path, cached, keep_memory, load_weights, save_weights, set_threads
 from .data.augment import PAIRS, FacePool, Pair, random_chain, self_blend, write_actor_set
 from .data.manifest import data_hash, load_manifest, scan, split_identities
 from .data.preprocess import Recipe, decode_crop, encode_crop, load_crops, prepare, real_clips
@@ -171,7 +171,7 @@ class CropSet(Dataset):
         makers=None, # {family: function}, see `Mixture`
         share=.5, # of treatment that training crops go through, see `random_chain`
         seed=0, # int
-        window=0, # px, a multiple of 8: training cuts out a square of this size; 0 for the whole crop
+        window=0, # px, a multiple of 8: the side of what training sees, half of the pairs cut out at full size and half the whole crop shrunk; 0 for whole crops at full size
         versions=0, # see `Mixture`
     ):
         check_rows(rows)
@@ -209,7 +209,7 @@ class CropSet(Dataset):
         if chance is None: return framed(image, self.size, (0, 0, len(image)), False), label, framed(mask, self.size//CELL, (0, 0, len(mask)), False)
         rng = np.random.default_rng([self.seed, chance, role, i])
         image, box, mirror = random_chain(rng, self.share)(image), random_box(len(image), rng), rng.random() < .5
-        if self.window < self.size: box = random_window(box, self.window/self.size, np.nan_to_num(place), rng)
+        if self.window < self.size and chance % 2: box = random_window(box, self.window/self.size, np.nan_to_num(place), rng)
         return framed(image, self.window, box, mirror, FILTERS[rng.integers(3)]), label, framed(mask, self.window//CELL, box, mirror)
 
     def __getitem__(self, key):
@@ -495,6 +495,7 @@ def fit(
 ) -> pd.DataFrame: # history: epoch, train_loss, valid_loss, valid_auc; `model` holds the best epoch's weights
     "Train with fastai's one-cycle schedule; choose the epoch by the clip-level AUC of the validation people. Raises `DataError`."
     _check_valid(train, valid)
+    keep_memory()
     keeper = Keeper(out, model, train, valid, device, patience, say)
     learn = _learner(model, train, batch, device, loss, pairs, workers, [keeper, *cbs], out)
     if last := _last(out): _resume(learn, keeper, last)
