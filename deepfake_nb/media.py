@@ -9,7 +9,7 @@ __all__ = ['DEMUXERS', 'STILLS', 'HEIF', 'READS', 'WHOLE', 'PROMISES', 'EXIF', '
 
 # %% ../nbs/01_media.ipynb #073f9c21
 from bisect import bisect_left, bisect_right
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
@@ -483,32 +483,69 @@ def _encode_image(container, stream, image, i):
     frame.pts, frame.time_base = i, stream.codec_context.time_base
     container.mux(stream.encode(frame))
 
+# %% ../nbs/01_media.ipynb #c09ac0de
+def _encoder(container, sound, rate):
+    "A function that encodes the sound up to a time in s, or to its end."
+    stream, at = _audio_stream(container, 'aac', rate, bit_rate=96_000), 0
+    def feed(until=None):
+        nonlocal at
+        end = len(sound) if until is None else min(len(sound), round(until*rate))
+        if end > at: _encode_audio(container, stream, sound[at:end], at)
+        at = max(at, end)
+        if until is None: container.mux(stream.encode())
+    return feed
+
+def _copier(container, path, source, start):
+    "The same for the packets of another file, whose pictures begin at `start` s; nothing is decoded."
+    track = _streams(source)[1]
+    if not track: raise MediaError(f'{path}: no sound to copy; write the clip without')
+    if (codec := track.codec_context.codec.canonical_name) not in container.supported_codecs: raise MediaError(f'{path}: an mp4 cannot hold its sound ({codec}); convert it to AAC first')
+    stream, early = container.add_stream_from_template(track), round(start/track.time_base)
+    packets, packet = (p for p in source.demux(track) if p.size and p.dts is not None), None
+    def feed(until=None):
+        nonlocal packet
+        while packet := packet or next(packets, None):
+            if until is not None and (packet.dts - early)*track.time_base >= until: return
+            packet.pts, packet.dts, packet.stream = packet.pts - early, packet.dts - early, stream
+            container.mux(packet)
+            packet = None
+    return feed
+
+def _sound_of(stack, sound, rate):
+    "A function that gives a container its feeder of sound."
+    if sound is None: return lambda container: lambda until=None: None
+    if not isinstance(sound, (str, Path)): return lambda container, sound=_sound(sound): _encoder(container, sound, rate)
+    path = _file(sound)
+    with _opened(path) as source: start = _scan(path, source).start
+    source = stack.enter_context(_opened(path))
+    return lambda container: _copier(container, path, source, start)
+
 # %% ../nbs/01_media.ipynb #3d4d592b
 def write_video(
     path, # `.mp4`
     frames, # iterable of (H, W, 3) uint8 RGB, all of one size; taken one at a time
     fps, # frames per second
-    sound=None, # (N,) float in -1..1, beginning with the first frame; None for a silent clip
+    sound=None, # (N,) float in -1..1, beginning with the first frame; or a file, whose sound is copied as it is; None for a silent clip
     rate=16000, # Hz of `sound`
     crf=20, # x264's quality: 0 lossless, 18 hardly visible, 51 worst
     comment='', # the container's comment tag
 ):
     "Write an mp4, atomically; the same input gives the same bytes. Raises `DataError` or `MediaError`."
     _suffix(path, '.mp4')
-    fps, sound, size = Fraction(fps).limit_denominator(1001), None if sound is None else _sound(sound), None
-    ends = lambda i: round(i*rate/fps)
-    with _written(path, movflags='faststart', fflags='+bitexact') as container:
+    fps, size = Fraction(fps).limit_denominator(1001), None
+    with ExitStack() as stack:
+        feed = _sound_of(stack, sound, rate)
+        container = stack.enter_context(_written(path, movflags='faststart', fflags='+bitexact'))
         container.metadata['comment'] = comment
         for i, image in enumerate(frames):
             image = _image(image, size)
-            if size is None:
-                size, video = image.shape, _video_stream(container, image.shape, fps, crf)
-                audio = None if sound is None else _audio_stream(container, 'aac', rate, bit_rate=96_000)
+            if size is None: size, video, feed = image.shape, _video_stream(container, image.shape, fps, crf), feed(container)
             _encode_image(container, video, image, i)
-            if audio and len(part := sound[ends(i):ends(i + 1)]): _encode_audio(container, audio, part, ends(i))
+            feed((i + 1)/fps)
         if size is None: raise MediaError(f'{path}: no frames to write; give at least one')
-        if audio and len(part := sound[ends(i + 1):]): _encode_audio(container, audio, part, ends(i + 1))
-        for stream in filter(None, (video, audio)): container.mux(stream.encode())
+        container.mux(video.encode())
+        feed()
+
 
 # %% ../nbs/01_media.ipynb #dfd59ca7
 def write_image(
