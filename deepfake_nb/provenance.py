@@ -23,7 +23,7 @@ from .credentials import ALGORITHMIC, COMPOSITE, IPTC, TRAINED, Claim, Credentia
 from .marks import PUBLIC_KEY, TOOL, Payload, PictureMark, Reading, mark_sound, read_picture, read_sound
 from .media import probe, read_audio, sample_frames, sniff, write_audio, write_image, write_video
 
-# %% ../nbs/04_provenance.ipynb #ce3f48e3
+# %% ../nbs/04_provenance.ipynb #229a83c3
 ROLES = 'donor', 'target'
 BASES = 'consent', 'licence'
 STATEMENT = 'I am an adult. I know what a deepfake is, and I agree that my face and voice in the files listed here are used for the purpose given here, and for nothing else.'
@@ -60,6 +60,13 @@ def _person(entry, record, path):
     if record['basis'] == 'consent' and person.adult is not True: raise ConsentError(f'{path}: {person.name} is not said to be an adult; others cannot consent here')
     return person
 
+def _record(data, path):
+    try: record = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ConsentError(f'{path}: not TOML ({e})') from e
+    _check(record, path)
+    if record.get('until') and date.today() > record['until']: raise ConsentError(f'{path}: ran out on {record["until"]}; ask again')
+    return Consent(digest(data), record['basis'], record['purpose'], record['statement'], [_person(p, record, path) for p in record['people']], record.get('until'))
+
 def ready_records(
 ) -> list: # names
     "The records of public corpora that come with the package."
@@ -70,15 +77,10 @@ def read_consent(
 ) -> Consent:
     "Read a record. Raises `ConsentError` for one that is missing, malformed or has run out."
     file = PACKAGE/'consents'/f'{path}.toml' if str(path) in ready_records() else Path(path)
-    try: data = file.read_bytes()
+    try: return _record(file.read_bytes(), path)
     except OSError as e: raise ConsentError(f'{path}: no consent record ({e.strerror}); make one with `deepfake-nb consent new`, or name one of {", ".join(ready_records())}') from e
-    try: record = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ConsentError(f'{path}: not TOML ({e})') from e
-    _check(record, path)
-    if record.get('until') and date.today() > record['until']: raise ConsentError(f'{path}: ran out on {record["until"]}; ask again')
-    return Consent(digest(data), record['basis'], record['purpose'], record['statement'], [_person(p, record, path) for p in record['people']], record.get('until'))
 
-# %% ../nbs/04_provenance.ipynb #f8c1cfb2
+# %% ../nbs/04_provenance.ipynb #84f8cfab
 def files_in(
     paths, # files or folders
 ) -> list: # of Path, sorted within each folder; hidden files are left out
@@ -109,9 +111,9 @@ def new_consent(
     if Path(path).exists(): raise DataError(f'{path}: is there already; a record that somebody agreed to is not overwritten')
     lines = [f'{k} = {_toml(v)}' for k, v in dict(basis=basis, purpose=purpose, statement=statement, until=until).items() if v]
     for p in entries.values(): lines += ['', '[[people]]', *(f'{k} = {_toml(v)}' for k, v in asdict(p).items())]
-    with atomic_path(path) as draft:
-        draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-        read_consent(draft)
+    data = '\n'.join(lines).encode() + b'\n'
+    _record(data, path)
+    with atomic_path(path) as draft: draft.write_bytes(data)
 
 # %% ../nbs/04_provenance.ipynb #073ea464
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ def sign_actor(
     "Credentials that say: synthetic, and nobody who exists."
     sign(path, Claim(title, ALGORITHMIC, {'people': PEOPLE, 'mark': 'none: part of a data set'}))
 
-# %% ../nbs/04_provenance.ipynb #9153e650
+# %% ../nbs/04_provenance.ipynb #f4b4cd40
 @dataclass
 class Verification:
     "What was found in a file."
@@ -314,8 +316,7 @@ class Verification:
 
 def _credentials_line(c):
     if not c: return 'no Content Credentials: it never had any, or they were stripped'
-    signer = f'signed by {c.signer or "an unnamed signer"}'
-    said = {'trusted': f'Content Credentials: intact, {signer}, whom this computer trusts', 'untrusted': f'Content Credentials: intact, {signer}, unknown here',
+    said = {'trusted': f'Content Credentials: intact, signer known here ({c.signer})', 'untrusted': f'Content Credentials: intact, signer not known here ({c.signer or "no name"})',
             'invalid': f'Content Credentials: do not fit the file ({", ".join(code for code, _ in c.problems)})', 'remote': f'Content Credentials: kept elsewhere and not fetched ({c.remote_url})'}[c.state]
     kinds = ', '.join(t.removeprefix(IPTC) for t in c.source_types)
     return said + (f'; made with {c.generator}' if c.generator else '') + (f'; source: {kinds}' if kinds else '')

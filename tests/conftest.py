@@ -7,6 +7,10 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.executable).with_name("deepfake-nb")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory): os.environ["DEEPFAKE_NB_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture(scope="session")
 def cli():
     "Run `deepfake-nb ...` as a user would; returns the finished process."

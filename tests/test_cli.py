@@ -2,7 +2,7 @@
 import json
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from deepfake_nb.media import write_audio, write_image, write_video
+from deepfake_nb.media import read_audio, read_frames, write_audio, write_image, write_video
 
 KEYS = {"path", "likelihood", "interval", "verdict", "tracks", "timeline", "error"}
 
@@ -32,7 +32,9 @@ def test_actors_writes_both_classes_and_the_truth(actors):
 def test_actors_are_the_same_for_the_same_seed(cli, actors, tmp_path):
     again = tmp_path / "again"
     assert cli("actors", again, "--identities", 5, "--clips", 1, "--seconds", 1.2, "--quiet", "--workers", 1).returncode == 0
-    for path in pd.read_csv(actors / "manifest.csv").path: assert (again / path).read_bytes() == (actors / path).read_bytes(), path
+    for path in pd.read_csv(actors / "manifest.csv").path: # signatures differ, what is seen and heard does not
+        assert np.array_equal(read_audio(again / path), read_audio(actors / path)), path
+        for (_, a), (_, b) in zip(read_frames(again / path), read_frames(actors / path), strict=True): assert np.array_equal(a, b), path
 
 
 def test_prepare_then_resume(cli, actors, tmp_path):
