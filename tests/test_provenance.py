@@ -70,7 +70,7 @@ def generated(tmp_path_factory):
 
 def test_verify_tells_marked_stripped_tampered_and_plain_apart(cli, generated, tmp_path):
     stripped, tampered, plain, bad = (tmp_path / n for n in ("stripped.mp4", "tampered.mp4", "plain.mp4", "bad.mp4"))
-    write_video(stripped, (f for _, f in read_frames(generated)), 25, crf=28)
+    write_video(stripped, (f for _, f in read_frames(generated)), 25)
     data = bytearray(generated.read_bytes())
     data[-9] ^= 1
     tampered.write_bytes(data)
