@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_has_data_files_and_both_licences(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("profiles/smoke.yml", "templates/report.html", "weights/face_cnn.safetensors", "weights/face_cnn.json", "detect/cnn.py", "data/faces.py"):
+    for part in ("profiles/smoke.yml", "templates/report.html", "weights/face_cnn.safetensors", "weights/face_cnn.json", "detect/cnn.py", "data/faces.py", "consents/grid.toml"):
         assert f"deepfake_nb/{part}" in names
     info = next(n for n in names if n.endswith(".dist-info/METADATA"))
     meta = zipfile.ZipFile(wheel).read(info).decode()
