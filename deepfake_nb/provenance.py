@@ -146,7 +146,7 @@ def permit(
         if not any(role in p.roles and file_sha256(f) in p.files for p in record.people): raise ConsentError(f'{f}: not covered as {role} by {consent}; add the file and ask its person again')
     return Permission(record.basis, record.id)
 
-# %% ../nbs/04_provenance.ipynb #749831cb
+# %% ../nbs/04_provenance.ipynb #92ce15d7
 LABEL = 'AI-generated'
 
 @lru_cache(16)
@@ -175,7 +175,7 @@ def add_label(
     under[:] = np.rint(alpha*b[..., :3] + (1 - alpha)*under)
     return out
 
-SEEN = .6 # from which likeness on a label counts as seen
+SEEN = .43 # from which likeness on a label counts as seen
 
 def find_label(
     image, # (H, W, 3) uint8 RGB
