@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PUBLIC_KEY', 'TOOL', 'CODE', 'KNOWN', 'COMPRESS', 'LEAST_Z', 'SIDE', 'TILE', 'PSNR', 'PICTURE_BAND', 'ENLARGED',
-           'RATE', 'PERIOD', 'SOUND_BAND', 'SNR', 'LOUDEST', 'ROUNDS', 'HISS', 'key_stream', 'Payload', 'pack',
-           'unpack', 'to_chips', 'from_chips', 'Carrier', 'flattened', 'best_shift', 'soft_chips', 'Reading',
-           'picture_carrier', 'PictureMark', 'read_picture', 'sound_carrier', 'mark_sound', 'read_sound']
+           'RATE', 'PERIOD', 'SOUND_BAND', 'SNR', 'LOUDEST', 'INSIDE', 'ROUNDS', 'HISS', 'key_stream', 'Payload',
+           'pack', 'unpack', 'to_chips', 'likely', 'from_chips', 'Carrier', 'flattened', 'best_shift', 'soft_chips',
+           'Reading', 'Peak', 'peaks', 'look', 'picture_carrier', 'PictureMark', 'picture_tiles', 'read_picture',
+           'sound_carrier', 'mark_sound', 'sound_tiles', 'read_sound']
 
 # %% ../nbs/03a_marks.ipynb #d4333e90
 import hashlib
@@ -55,7 +56,7 @@ def unpack(
     "The opposite of `pack`."
     if crc_hqx(data[:6], 0xffff) == int.from_bytes(data[6:], 'big'): return Payload(int.from_bytes(data[1:6], 'big'), data[0])
 
-# %% ../nbs/03a_marks.ipynb #7daa394f
+# %% ../nbs/03a_marks.ipynb #4c5abc08
 CODE = np.vstack([hadamard(128), -hadamard(128)]) # (256, 128) of 1 and -1
 
 def to_chips(
@@ -64,8 +65,10 @@ def to_chips(
     "Encode."
     return CODE[np.frombuffer(data, np.uint8)].ravel()
 
-def _likely(chips):
-    # yields the likeliest 8 bytes, then those with up to three close calls the other way
+def likely(
+    chips, # (1024,) float, any scale
+): # yields bytes
+    "The likeliest 8 bytes, then those with up to three close calls the other way."
     fit = chips.reshape(8, 128)@CODE.T
     best, second = np.argsort(fit, 1)[:, :-3:-1].T.astype(np.uint8)
     doubtful = np.argsort(fit[range(8), best] - fit[range(8), second])[:3]
@@ -76,7 +79,7 @@ def from_chips(
     chips, # (1024,) float, any scale
 ) -> Payload: # or None
     "Decode soft chips."
-    return next(filter(None, map(unpack, _likely(chips))), None)
+    return next(filter(None, map(unpack, likely(chips))), None)
 
 # %% ../nbs/03a_marks.ipynb #414d5bb2
 KNOWN = .27 # share of the places
@@ -154,7 +157,7 @@ def soft_chips(
     d = np.concatenate([turned.real, turned.imag])*carrier.sign
     return np.bincount(carrier.chip, d[carrier.data], 1024)
 
-# %% ../nbs/03a_marks.ipynb #ea5c0e29
+# %% ../nbs/03a_marks.ipynb #6cfa4ad6
 LEAST_Z = 6.
 
 class Reading(NamedTuple):
@@ -163,17 +166,35 @@ class Reading(NamedTuple):
     z: float # how far the known places stand out
     chance: float # 0..1: how likely an unmarked file gives such a reading
 
-def _read(carrier, tiles):
-    # the strongest readings of several folded tiles
-    found = [(*best_shift(carrier, z), z) for z in (flattened(carrier, t) for t in tiles)]
-    tried = len(found)*np.prod(carrier.shape)
-    for score, shift, z in sorted(found, key=lambda f: -f[0])[:4]:
-        if score < LEAST_Z: return
-        if payload := from_chips(soft_chips(carrier, z, shift)): return Reading(payload, float(score), max(1e-9, float(min(1, tried*norm.sf(score))*4*8/2**16)))
+class Peak(NamedTuple):
+    "Where a mark begins, if there is one."
+    z: float # how far the known places stand out
+    chips: np.ndarray # (1024,) what is read there
 
-# %% ../nbs/03a_marks.ipynb #7163d5a1
+def peaks(
+    carrier, # Carrier
+    tiles, # list of folded tiles
+) -> list: # of Peak
+    "The highest peaks of the four tiles that have the highest ones."
+    found = [(*best_shift(carrier, z), z) for z in (flattened(carrier, t) for t in tiles)]
+    return [Peak(float(score), soft_chips(carrier, z, shift)) for score, shift, z in sorted(found, key=lambda f: -f[0])[:4]]
+
+def look(
+    carrier, # Carrier
+    attempts, # iterable of lists of folded tiles
+) -> tuple: # (Reading or None, the Peak that it was read from, or else the highest)
+    "Look for a mark, in one list after the other until there is a reading."
+    highest = Peak(0., np.zeros(1024))
+    for tiles in attempts:
+        for peak in peaks(carrier, tiles):
+            highest = max(highest, peak, key=lambda p: p.z)
+            if peak.z < LEAST_Z: break
+            if payload := from_chips(peak.chips): return Reading(payload, peak.z, max(1e-9, float(min(1, len(tiles)*np.prod(carrier.shape)*norm.sf(peak.z))*4*8/2**16))), peak
+    return None, highest
+
+# %% ../nbs/03a_marks.ipynb #01ad4356
 SIDE, TILE, PSNR = 256, 128, 41. # px, px, dB
-PICTURE_BAND = .08, .25 # cycles per px of the picture that is SIDE px wide
+PICTURE_BAND = .08, .2 # cycles per px of the picture that is SIDE px wide
 
 @lru_cache(8)
 def picture_carrier(key): return Carrier((TILE, TILE), PICTURE_BAND, key, 'picture')
@@ -204,7 +225,7 @@ class PictureMark:
         mark *= 255*10**(-PSNR/20)/np.sqrt(np.square(mark).mean())
         return np.rint(image + mark[..., None]).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/03a_marks.ipynb #9bce0b3a
+# %% ../nbs/03a_marks.ipynb #65a51b12
 ENLARGED = np.exp(np.arange(-4, 60)*.005) # how much larger a picture may appear than when it was marked
 
 def _even(image):
@@ -218,19 +239,25 @@ def _fold(x, tile):
 def _resized(x, factor):
     return cv2.resize(x, None, fx=1/factor, fy=1/factor, interpolation=cv2.INTER_AREA if factor > 1 else cv2.INTER_CUBIC)
 
+def picture_tiles(
+    frames, # iterable of (H, W, 3) uint8 RGB, of one file
+): # yields two lists of tiles, for `look`
+    "The picture folded as it is, then in all sizes, and mirrored."
+    total = sum(map(_even, frames))
+    yield [_fold(total, (TILE, TILE))]
+    yield [_fold(_resized(v, f), (TILE, TILE)) for v in (total, np.ascontiguousarray(total[:, ::-1])) for f in ENLARGED]
+
 def read_picture(
     frames, # iterable of (H, W, 3) uint8 RGB, of one file
     key=PUBLIC_KEY, # bytes
 ) -> Reading: # or None
     "The mark of a picture, or of some frames of a video: the more, the surer."
-    total, carrier = sum(map(_even, frames)), picture_carrier(key)
-    if found := _read(carrier, [_fold(total, carrier.shape)]): return found
-    return _read(carrier, [_fold(_resized(v, f), carrier.shape) for v in (total, np.ascontiguousarray(total[:, ::-1])) for f in ENLARGED])
+    return look(picture_carrier(key), picture_tiles(frames))[0]
 
-# %% ../nbs/03a_marks.ipynb #01ac88b4
+# %% ../nbs/03a_marks.ipynb #60bec36b
 RATE, PERIOD = 16000, 16384 # Hz, samples
 SOUND_BAND = 2000/RATE, 3800/RATE # cycles per sample
-SNR, LOUDEST = 25.5, -9. # dB below the whole sound; dB relative to what surrounds it, at most
+SNR, LOUDEST = 25.5, -9. # dB of the whole sound over its mark, at least; dB of the mark over what surrounds it, at most
 _STFT = ShortTimeFFT(np.hanning(513)[:512], 128, RATE)
 
 @lru_cache(8)
@@ -244,16 +271,18 @@ def _even_sound(x):
     s = _STFT.stft(x)
     return _STFT.istft(s/(_envelope(s) + .05*np.sqrt(_power(np.abs(s))) + 1e-9), k1=len(x))
 
-def _shaped(x, tile):
-    # the tile, as loud as x allows at each time and frequency
-    c, s = _STFT.stft(np.resize(tile, len(x))), _STFT.stft(x)
-    m = _STFT.istft(c/2.5*_envelope(s)*(_STFT.f/2000)[:, None]**.5, k1=len(x))
-    inside = (_STFT.f >= 2000) & (_STFT.f <= 3800)
-    around = 10*np.log10(_power(np.abs(_STFT.stft(m)[inside]))/(_power(np.abs(s[inside])) + 1e-20) + 1e-20)
-    whole = 10*np.log10(_power(m)/(_power(x) + 1e-20) + 1e-20)
-    return m*10**(min(LOUDEST - around, -SNR - whole)/20)
+INSIDE = (_STFT.f >= 2000) & (_STFT.f <= 3800)
 
-# %% ../nbs/03a_marks.ipynb #1d8e22aa
+def _shaped(x, tile):
+    # the tile, as loud as x allows at each time and frequency, its loudest moments held down until the whole is quiet enough
+    c, s = _STFT.stft(np.resize(tile, len(x))), _STFT.stft(x)
+    gain = 10**(LOUDEST/20)*_envelope(s)*(_STFT.f[:, None]/2000)**.5/np.sqrt(_power(np.abs(c[INSIDE])))
+    most, strong = np.square(np.abs(s)).sum()*10**(-SNR/10), np.abs(c[INSIDE])
+    limit = next(l for l in gain[INSIDE].max()*10**(-np.arange(200)/40) if np.square(strong*np.minimum(gain[INSIDE], l)).sum() <= most)
+    m = _STFT.istft(c*np.minimum(gain, limit), k1=len(x))
+    return m*min(1, np.sqrt(_power(x)*10**(-SNR/10)/(_power(m) + 1e-20)))
+
+# %% ../nbs/03a_marks.ipynb #c827b542
 ROUNDS, HISS = 4, 20 # how often the bytes are balanced, dB of the noise under which they are
 
 def _balance(carrier, x, payload):
@@ -280,11 +309,18 @@ def mark_sound(
     mark = resample_poly(_shaped(x, carrier.tile(payload, _balance(carrier, x, payload))), rate, RATE)[:len(sound)]
     return np.float32(sound + np.pad(mark, (0, len(sound) - len(mark))))
 
+def sound_tiles(
+    sound, # (N,) float
+    rate, # Hz
+): # yields a list of one tile, for `look`, or nothing for less than 32 ms
+    "The sound evened out and folded."
+    x = resample_poly(np.asarray(sound, float), RATE, rate)
+    if len(x) >= 512: yield [_fold(_even_sound(x), (PERIOD,))]
+
 def read_sound(
     sound, # (N,) float
     rate, # Hz
     key=PUBLIC_KEY, # bytes
 ) -> Reading: # or None
     "The mark of a sound: three seconds of speech are enough, as a rule."
-    x, carrier = resample_poly(np.asarray(sound, float), RATE, rate), sound_carrier(key)
-    if len(x) >= 512: return _read(carrier, [_fold(_even_sound(x), carrier.shape)])
+    return look(sound_carrier(key), sound_tiles(sound, rate))[0]
