@@ -223,7 +223,7 @@ class PictureMark:
         pattern = np.tile(self.tile, [n//TILE + 1 for n in x.shape])[:x.shape[0], :x.shape[1]]*cover
         mark = cv2.resize(pattern, image.shape[1::-1], interpolation=cv2.INTER_CUBIC if min(image.shape[:2]) >= SIDE else cv2.INTER_AREA)
         mark *= 255*10**(-PSNR/20)/np.sqrt(np.square(mark).mean())
-        return np.rint(image + mark[..., None]).clip(0, 255).astype(np.uint8)
+        return cv2.add(image, cv2.merge([mark]*3), dtype=cv2.CV_8U)
 
 # %% ../nbs/03a_marks.ipynb #65a51b12
 ENLARGED = np.exp(np.arange(-4, 60)*.005) # how much larger a picture may appear than when it was marked
