@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LINES', 'SQUARE3', 'SQUARE5', 'EDGE3', 'WINDOW', 'LEVELS', 'NEIGHBOURS', 'PARTS', 'UNITED', 'COMPARED', 'SCALES',
-           'FEATURES', 'FLOOR', 'PENALTIES', 'SETTINGS', 'PATIENCE', 'FAMILIES', 'residuals', 'scans', 'patterns',
-           'cooccurrences', 'face_parts', 'residual_features', 'ResidualModel', 'fit_residual', 'residual_table',
-           'save_residual', 'load_residual', 'fit_tree', 'tree_likelihood', 'save_tree', 'load_tree', 'contributions',
+           'FEATURES', 'FLOOR', 'PENALTIES', 'SPECTRUM', 'SETTINGS', 'PATIENCE', 'FAMILIES', 'residuals', 'scans',
+           'patterns', 'cooccurrences', 'face_parts', 'residual_features', 'ResidualModel', 'fit_residual',
+           'residual_table', 'save_residual', 'load_residual', 'SpectrumSVM', 'fit_spectrum', 'spectrum_table',
+           'save_spectrum', 'load_spectrum', 'fit_tree', 'tree_likelihood', 'save_tree', 'load_tree', 'contributions',
            'swarm', 'plot_contributions', 'typical_ranges', 'reasons', 'families', 'by_manipulation', 'voice_table']
 
 # %% ../../nbs/20_detect.baseline.ipynb #237356b3
@@ -21,7 +22,7 @@ import pandas as pd
 from ..core import DataError, WeightsError, load_weights, parallel, read_json, save_weights, write_json
 from ..data.actors import ActorClip
 from ..data.augment import RATE, VOCODERS, region_mask, through_codec, vocode
-from ..data.features import in_words
+from ..data.features import in_words, radial_spectrum
 from ..data.manifest import split_identities
 from ..data.preprocess import decode_crop
 from ..data.voice import voice_features
@@ -204,6 +205,66 @@ def load_residual(
     if card.get('kind') != 'residual': raise WeightsError(f'{path}: these are weights of {card.get("kind", "something else")}, not of a residual model')
     if set(tensors) != {'weight', 'bias'} or len(tensors['weight']) != FEATURES: raise WeightsError(f'{path}: made for other features than this version measures; train it again')
     return ResidualModel(tensors['weight'].numpy(), tensors['bias'].item()), card
+
+# %% ../../nbs/20_detect.baseline.ipynb #869c9e86
+@dataclass(frozen=True)
+class SpectrumSVM:
+    "A margin from `radial_spectrum`; positive means fake."
+    vectors: np.ndarray # (K, 128) standardised support vectors
+    weight: np.ndarray # (K,)
+    mean: np.ndarray # (128,) dB
+    scale: np.ndarray # (128,) dB
+    gamma: float # of the Gaussian kernel
+    bias: float
+
+    def logits(self,
+        spectra, # (N, 128) rows of `radial_spectrum`
+    ) -> np.ndarray: # (N,)
+        "Score spectra."
+        from scipy.spatial.distance import cdist
+        return np.exp(-self.gamma*cdist((spectra - self.mean)/self.scale, self.vectors, 'sqeuclidean'))@self.weight + self.bias
+
+def fit_spectrum(
+    spectra, # (N, 128) of training people
+    y, # (N,) 0 real, 1 fake
+) -> SpectrumSVM:
+    "scikit-learn's defaults on standardised decibels. Raises `DataError`."
+    from sklearn.svm import SVC
+    if len(set(y)) < 2: raise DataError('a spectrum model needs reals and fakes')
+    mean, scale = spectra.mean(0), spectra.std(0) + 1e-6
+    svm = SVC(gamma=1/spectra.shape[1], class_weight='balanced').fit((spectra - mean)/scale, y)
+    return SpectrumSVM(svm.support_vectors_, svm.dual_coef_[0], mean, scale, float(svm.gamma), float(svm.intercept_[0]))
+
+def spectrum_table(
+    rows, # DataFrame of crops
+    workers=1, # processes
+    quiet=False, # no progress bar
+) -> np.ndarray: # (N, 128) dB
+    "Spectra of stored crops."
+    return np.stack([*parallel(_spectrum, [*rows.crop], workers, 'measuring spectra', quiet)])
+
+def _spectrum(crop): return radial_spectrum(decode_crop(crop))
+
+# %% ../../nbs/20_detect.baseline.ipynb #3cec5028
+SPECTRUM = 'vectors', 'weight', 'mean', 'scale'
+
+def save_spectrum(
+    path, # NAME.safetensors
+    model, # SpectrumSVM
+    card, # dict of what people should know
+):
+    "Write weights and card."
+    import torch
+    save_weights(path, {k: torch.from_numpy(getattr(model, k)) for k in SPECTRUM}, {**card, 'kind': 'spectrum_svm', 'gamma': model.gamma, 'bias': model.bias})
+
+def load_spectrum(
+    path, # NAME.safetensors
+) -> tuple: # (SpectrumSVM, card)
+    "Read what `save_spectrum` wrote. Raises `WeightsError`."
+    tensors, card = load_weights(path)
+    if card.get('kind') != 'spectrum_svm': raise WeightsError(f'{path}: these are weights of {card.get("kind", "something else")}, not of a spectrum model')
+    if set(tensors) != {*SPECTRUM}: raise WeightsError(f'{path}: not the tensors of a spectrum model; train it again')
+    return SpectrumSVM(*(tensors[k].numpy() for k in SPECTRUM), card['gamma'], card['bias']), card
 
 # %% ../../nbs/20_detect.baseline.ipynb #31f1bbf7
 SETTINGS = dict(objective='binary', metric='binary_logloss', learning_rate=.05, num_leaves=7, min_data_in_leaf=8, feature_fraction=.5, lambda_l2=1., max_bin=63,
