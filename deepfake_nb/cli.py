@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
-           'consent', 'ClickException', 'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'detect', 'verify',
-           'consent_new', 'consent_check', 'report', 'doctor', 'main']
+           'consent', 'ClickException', 'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'evaluate',
+           'detect', 'verify', 'consent_new', 'consent_check', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -164,6 +164,32 @@ def finetune(
     for column in ('test people', 'before', 'after'): table.add_column(column)
     for name, row in found['before_after'].items(): table.add_row(name, *(_number(row[k]) for k in ('before', 'after')))
     _err().print(table)
+
+# %% ../nbs/61_cli.ipynb #92ff23a6
+@app.command(epilog='Examples: deepfake-nb evaluate pretrained --data prepared --out exam  ·  deepfake-nb evaluate runs/first --data ours --data theirs --out exam --protocol within --protocol robustness  ·  deepfake-nb evaluate pretrained --data prepared --scores others.csv --out exam')
+def evaluate(
+    model: Annotated[str, Argument(help='pretrained, the folder of a run of train or finetune, or its NAME.safetensors.', show_default=False)],
+    data: Annotated[list[Path], Option('--data', help='What prepare wrote; give it twice to cross data sets.', show_default=False)],
+    out: Annotated[Path, Option('--out', help='Folder for metrics.json and figures.', show_default=False)],
+    protocol: Annotated[Optional[list[str]], Option(help='within, robustness, quality, groups, adversarial or left-out, as often as you like; within if none is given.', show_default=False)] = None,
+    scores: Annotated[Optional[Path], Option(help='CSV of other detectors, clip_id, score and perhaps detector, to be measured on the same clips.', show_default=False)] = None,
+    seed: Seed = 0, device: Device = 'cpu', workers: Workers = 1, quiet: Quiet = False):
+    "Measure a detector on prepared data: its test people, or everybody where it was trained on other data."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.protocols import evaluate as run
+    set_threads(max(1, WORKERS//2))
+    found = run(model, data, out, tuple(protocol or ('within',)), scores, seed=seed, device=device, workers=workers, say=None if quiet else lambda line: _err().print(line))
+    if not quiet: _err().print(_measured(found, out))
+
+def _measured(found, out):
+    table = Table(title='by clip, 95 % intervals over people', caption=f'everything else is in {out}')
+    for column in ('', 'clips', 'AUC', 'EER', 'called fake: reals', 'fakes', 'worst damage'): table.add_column(column)
+    for name, m in found.items():
+        if 'within' not in m: continue
+        w, hurt = m['within'], m.get('robustness')
+        table.add_row(name, str(w['clips']), _number(w['auc']), _number(w['eer']), *(f'{w["called_fake"][k]:.0%}' for k in ('reals', 'fakes')), f'{hurt["worst"]:.3f}, {hurt["worst_case"]}' if hurt else '')
+        for d, v in m.get('side_by_side', {}).get('auc', {}).items(): table.add_row(f'  {d}, on {m["side_by_side"]["clips"]} clips', '', _number(v))
+    return table
 
 # %% ../nbs/61_cli.ipynb #26afdaca
 @app.command(epilog='Examples: deepfake-nb detect clip.mp4  ·  deepfake-nb detect --json *.mp4 > verdicts.jsonl')

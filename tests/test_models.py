@@ -7,7 +7,7 @@ from deepfake_nb.detect import baseline, models
 from deepfake_nb.detect.cnn import load_detector, save_detector
 from deepfake_nb.detect.fusion import KINDS, fit_fusion
 
-NETWORKS = ["small_cnn", "frequency:small_cnn", "two_branch:small_cnn", "mobilenetv3_small_050", "lstm", *(f"voice:{v}" for v in models.VIEWS), "fusion"]
+NETWORKS = ["small_cnn", "meso4", "frequency:small_cnn", "two_branch:small_cnn", "mobilenetv3_small_050", "lstm", *(f"voice:{v}" for v in models.VIEWS), "fusion"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,7 +20,7 @@ def network(request):
     return request.param, models.make_model(request.param)
 
 
-def test_every_name_is_tested(): assert set(models.MODELS) == {*NETWORKS, "residual", "tree"}
+def test_every_name_is_tested(): assert set(models.MODELS) == {*NETWORKS, "residual", "spectrum", "tree"}
 
 
 def test_contract(network, tmp_path):
@@ -83,6 +83,15 @@ def test_residual_model_is_saved_to_the_bit(tmp_path):
     again, x = baseline.load_residual(path)[0], rng.normal(size=(3, baseline.FEATURES)).astype(np.float32)
     assert np.array_equal(again.logits(x), model.logits(x))
     refuses_what_is_not_its_own(lambda: baseline.load_residual(path), path)
+
+
+def test_spectrum_model_is_saved_to_the_bit(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "s.safetensors"
+    x = rng.normal(size=(40, 128))
+    model = baseline.fit_spectrum(x, np.tile([0, 1], 20))
+    baseline.save_spectrum(path, model, {})
+    assert np.array_equal(baseline.load_spectrum(path)[0].logits(x), model.logits(x))
+    refuses_what_is_not_its_own(lambda: baseline.load_spectrum(path), path)
 
 
 def test_tree_is_saved_to_the_bit(tmp_path):
@@ -154,3 +163,17 @@ def test_errors_are_one_line(cli, tmp_path):
     for args in (["train", "smallcnn", "--data", tmp_path, "--out", tmp_path / "run"], ["finetune", tmp_path / "no.safetensors", "--data", tmp_path, "--out", tmp_path / "run"]):
         done = cli(*args)
         assert done.returncode == 2 and done.stderr.startswith("deepfake-nb: error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_evaluate(cli, crops, tmp_path):
+    table = pd.read_csv(crops / "manifest.csv")
+    table[["clip_id"]].assign(score=table.label + np.random.default_rng(0).normal(0, 0.1, len(table)), detector="oracle").to_csv(tmp_path / "them.csv", index=False)
+    done = cli("evaluate", "pretrained", "--data", crops, "--out", tmp_path / "exam", "--scores", tmp_path / "them.csv", "--protocol", "within", "--protocol", "quality")
+    assert done.returncode == 0 and done.stdout == "" and "oracle" in done.stderr, done.stderr
+    found = json.loads((tmp_path / "exam" / "metrics.json").read_text())
+    face = found["metrics"]["face detector of the package, " + crops.name]
+    assert face["within"]["clips"] == face["side_by_side"]["clips"] == len(table) and face["side_by_side"]["auc"]["oracle"]["value"] == 1
+    assert set(found["figures"]) == {p.name for p in (tmp_path / "exam" / "figures").glob("*.png")}
+    for args, words in ((["nobody"], "nobody"), (["pretrained", "--protocol", "within", "--protocol", "hope"], "no such protocol"), (["pretrained", "--data", crops, "--scores", tmp_path / "them.csv"], "one prepared folder")):
+        done = cli("evaluate", *args, "--data", crops, "--out", tmp_path / "more")
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -25,7 +25,7 @@ from ..core import DataError
 from ..data.augment import STEADY, alter, blend, blend_self, fit_affine, random_chain, region_mask, self_blend, soften
 from ..data.features import MIRROR, STILL, eye_aspect_ratio, eye_distance, eye_openness, lying_edges, mouth_aperture, patches_of, without_head
 from ..data.preprocess import Store, decode_crop
-from .cnn import FaceCNN, imagenet_weights
+from .cnn import FaceCNN, TimmBackbone, imagenet_weights
 from ..metrics import auc, bootstrap
 
 # %% ../../nbs/22_detect.lstm.ipynb #ee7eab6b
@@ -398,14 +398,14 @@ class FaceLSTM(nn.Module):
     "A CNN on each frame, and an LSTM over them: (B, T, 3, S, S) in 0..1, or clips as of `pack` -> (B,) logits, positive for fake."
     kind = 'face_lstm' # what its weight files say they are
     def __init__(self,
-        arch='small_cnn', # of the CNN: 'small_cnn', or a model's name in timm
+        arch='small_cnn', # of the CNN, as for `FaceCNN`
         pretrained=False, # start from ImageNet weights where they can be had
     ):
         super().__init__()
         self.arch, self.cnn = arch, FaceCNN(arch)
         del self.cnn.mask # where it was is not asked here
         self.head = SequenceHead(1 + self.cnn.width)
-        weights = imagenet_weights(arch) if pretrained and arch != 'small_cnn' else None
+        weights = imagenet_weights(arch) if pretrained and isinstance(self.cnn.backbone, TimmBackbone) else None
         if weights: self.cnn.backbone.net.load_state_dict(weights, strict=False)
         self.register_buffer('trained', torch.tensor(bool(weights)))
         self.freeze()
