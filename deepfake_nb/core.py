@@ -11,7 +11,7 @@ __all__ = ['PACKAGE', 'PACKAGES', 'PARAMETERS', 'DeepfakeNBError', 'MediaError',
            'check_injected', 'Run']
 
 # %% ../nbs/00_core.ipynb #e35ecf15
-import ast, hashlib, json, os, platform, random, subprocess, tempfile, time, warnings
+import ast, hashlib, json, os, platform, random, re, subprocess, tempfile, time, warnings
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -288,13 +288,18 @@ def versions(
         except metadata.PackageNotFoundError: return None
     return {'python': platform.python_version(), **{p: version(p) for p in ('deepfake_nb', *PACKAGES)}}
 
+def _cpu():
+    # what the processor calls itself: its kernels decide about the last bit of a sum
+    try: return re.search(r'^model name\s*: (.+)', Path('/proc/cpuinfo').read_text(), re.M)[1]
+    except (OSError, TypeError): return platform.processor()
+
 def run_record(
     **params, # whatever the run was started with
-) -> dict: # {'commit', 'dirty', 'versions', 'platform', 'cpus', 'parameters'}
+) -> dict: # {'commit', 'dirty', 'versions', 'platform', 'cpu', 'cpus', 'parameters'}
     "Who, what and where: stored beside every result."
     status = _git('status', '--porcelain', '--untracked-files=no')
     return dict(commit=_git('rev-parse', 'HEAD'), dirty=bool(status) if status is not None else None, versions=versions(),
-                platform=platform.platform(), cpus=os.cpu_count(), parameters=params)
+                platform=platform.platform(), cpu=_cpu(), cpus=os.cpu_count(), parameters=params)
 
 # %% ../nbs/00_core.ipynb #0f36be84
 PARAMETERS = ('profile', 'data', 'out', 'seed', 'device')

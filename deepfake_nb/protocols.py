@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MEDIA', 'LEAST', 'PROTOCOLS', 'Judge', 'face_logits', 'voice_logits', 'shipped_judges', 'trained_judge', 'judges',
            'test_rows', 'within', 'outside_scores', 'side_by_side', 'damaged', 'robustness', 'worst_and_mean',
-           'plot_robustness', 'group_columns', 'quality_groups', 'slices', 'attack', 'attacked', 'adversarial',
-           'payload_of', 'marked_crops', 'marked_windows', 'compare_twins', 'leave_kinds_out', 'evaluate']
+           'plot_robustness', 'group_columns', 'quality_groups', 'slices', 'by_group', 'attack', 'attacked',
+           'adversarial', 'by_attack', 'payload_of', 'marked_crops', 'marked_windows', 'compare_twins',
+           'leave_kinds_out', 'evaluate']
 
 # %% ../nbs/40_protocols.ipynb #e0935986
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from .metrics import auc, bootstrap, eer, interval, likelihood, summary, tpr_at_
 from .train import auc_by_manipulation, clip_numbers
 
 # %% ../nbs/40_protocols.ipynb #e7a165db
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judge:
     "A detector that is asked about prepared clips."
     name: str
@@ -177,13 +178,15 @@ def robustness(
     kinds = [k for k, d in DEGRADATIONS.items() if d.kind == judge.medium]
     return pd.DataFrame([one('none', 0, rows)] + [one(k, level, damaged(rows, k, level, seed)) for k in kinds for level in levels])
 
+def _interval(row): return {k: None if pd.isna(row[k]) else float(row[k]) for k in ('value', 'low', 'high')}
+
 def worst_and_mean(
     table, # what `robustness` gave
-) -> dict: # {'none', 'mean', 'worst': AUC; 'worst_case': 'damage level'; 'by_damage': {damage: mean AUC}}
+) -> dict: # {'none', 'mean', 'worst': AUC; 'worst_case': 'damage level'; 'by_damage': {damage: {level: interval of the AUC}}}
     "A table in a few numbers."
     hurt = table[table.level > 0]
     low = hurt.loc[hurt.value.idxmin()]
-    return dict(none=float(table.value[table.level == 0].iloc[0]), mean=float(hurt.value.mean()), worst=float(low.value), worst_case=f'{low.damage} {low.level}', by_damage=hurt.groupby('damage').value.mean().to_dict())
+    return dict(none=float(table.value[table.level == 0].iloc[0]), mean=float(hurt.value.mean()), worst=float(low.value), worst_case=f'{low.damage} {low.level}', by_damage={d: {str(r['level']): _interval(r) for r in t.to_dict('records')} for d, t in hurt.groupby('damage', sort=False)})
 
 def plot_robustness(
     tables, # {detector: what `robustness` gave}
@@ -230,6 +233,13 @@ def slices(
     parts = ((c, name, t) for c in groups for name, t in clips.groupby(groups[c].reindex(clips.index).replace('', np.nan)))
     return pd.DataFrame([one(*p) for p in parts if len(p[2]) >= LEAST], columns=['column', 'group', 'clips', 'people', 'value', 'low', 'high', 'reals_called_fake'])
 
+def by_group(
+    table, # what `slices` gave
+) -> dict: # {column: {group: auc with interval, clips, people, reals_called_fake}}
+    "The same for a JSON file."
+    def one(r): return dict(auc=_interval(r), clips=r['clips'], people=r['people'], reals_called_fake=None if pd.isna(r['reals_called_fake']) else r['reals_called_fake'])
+    return {c: {r['group']: one(r) for r in t.to_dict('records')} for c, t in table.groupby('column', sort=False)}
+
 # %% ../nbs/40_protocols.ipynb #93dddc33
 def attack(
     network, # nn.Module: (B, 3, S, S) in 0..1 -> (B,) logits
@@ -273,6 +283,12 @@ def adversarial(
     if judge.network is None or judge.medium != 'picture': raise DataError(f'{judge.name}: only networks that look at faces are attacked')
     def one(name, e, part): return dict(attack=name, eps=e, **interval(auc, *by_clip(judge(part))[['y', 'logit', 'identity']].to_numpy().T, seed=seed))
     return pd.DataFrame([one('none', 0, rows)] + [one(name, e, attacked(judge, rows, e/255, k)) for name, k in (('FGSM', 1), ('PGD', steps)) for e in eps])
+
+def by_attack(
+    table, # what `adversarial` gave
+) -> dict: # {attack and eps: interval of the AUC}
+    "The same for a JSON file."
+    return {r['attack'] + (f', {r["eps"]}/255' if r['eps'] else ''): _interval(r) for r in table.to_dict('records')}
 
 # %% ../nbs/40_protocols.ipynb #eea2bcb7
 def payload_of(
@@ -339,12 +355,12 @@ def _ask(judge, rows, folder, protocols, levels, seed): # metrics of one detecto
     found, tables = dict(within=within(clips, platt, seed)), {}
     if 'robustness' in protocols and judge.medium != 'clip':
         tables['robustness'] = robustness(judge, rows, levels, seed)
-        found['robustness'] = worst_and_mean(tables['robustness']) | dict(table=tables['robustness'].to_dict('records'))
-    if 'quality' in protocols and judge.medium == 'picture': found['quality'] = slices(clips, quality_groups(rows), platt, seed).to_dict('records')
+        found['robustness'] = worst_and_mean(tables['robustness'])
+    if 'quality' in protocols and judge.medium == 'picture': found['quality'] = by_group(slices(clips, quality_groups(rows), platt, seed))
     if 'groups' in protocols:
         manifest = prepared(folder, judge.card.get('seed', seed), None)
-        found['groups'] = slices(clips, _labels_of(rows, manifest, group_columns(manifest)), platt, seed).to_dict('records')
-    if 'adversarial' in protocols and judge.network is not None and judge.medium == 'picture': found['adversarial'] = adversarial(judge, rows, seed=seed).to_dict('records')
+        found['groups'] = by_group(slices(clips, _labels_of(rows, manifest, group_columns(manifest)), platt, seed))
+    if 'adversarial' in protocols and judge.network is not None and judge.medium == 'picture': found['adversarial'] = by_attack(adversarial(judge, rows, seed=seed))
     return found, tables, clips
 
 def evaluate(
