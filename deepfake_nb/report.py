@@ -7,7 +7,7 @@ __all__ = ['SHARE', 'APART', 'LOOK', 'SMALL', 'Chapter', 'read_chapter', 'chapte
            'flatten', 'write_report', 'run_report', 'compare_chapter', 'accept_report', 'check_report']
 
 # %% ../nbs/50_report.ipynb #906b8f26
-import base64, re, shutil, sys, time
+import base64, os, re, shutil, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from .core import (PACKAGE, PARAMETERS, DataError, atomic_path, chapter_sizes, code_hash, digest, file_sha256, load_profile,
@@ -110,6 +110,7 @@ def run_chapter(
 def _execute(chapter, folder, params, quiet):
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait must not spin where somebody else needs the core
     bar = dict(desc=chapter.name, leave=False, disable=True if quiet else None) # None: on a terminal only
     try:
         papermill.execute_notebook(chapter.path, folder/'notebook.ipynb', {**params, 'out': str(folder)}, kernel_name='python3',
