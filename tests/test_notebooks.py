@@ -41,7 +41,7 @@ def test_opens_in_a_browser(lab, chromium, tmp_path):
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
         page = browser.new_page(viewport=dict(width=1300, height=900))
         page.goto(f"{lab}/lab/tree/21_detect.cnn.ipynb?reset")
-        page.locator(".jp-MarkdownOutput h1", has_text="The baseline CNN").wait_for(timeout=60000)
-        assert page.locator(".jp-Notebook .jp-Cell").count() > 5
+        page.locator(".jp-MarkdownOutput h1", has_text="The baseline CNN").wait_for(timeout=120000)
+        page.locator(".jp-Notebook .jp-Cell").nth(5).wait_for(state="attached", timeout=120000)
         page.screenshot(path=tmp_path / "lab.png")
         browser.close()

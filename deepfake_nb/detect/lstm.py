@@ -365,7 +365,7 @@ class SequenceHead(nn.Module):
         self.norm = nn.BatchNorm1d(width + len(DYNAMICS), affine=False)
         self.look = nn.Sequential(nn.Dropout(.3), nn.Linear(width, squeezed), nn.Tanh())
         self.lstm = nn.LSTM(squeezed + len(DYNAMICS), hidden, batch_first=True, bidirectional=True)
-        self.attention = nn.Sequential(nn.Linear(2*hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        self.attention = nn.Sequential(nn.Linear(2*hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False)) # softmax would not feel one
         self.verdict, self.trust, self.drop = nn.Linear(2*hidden, 1), nn.Parameter(torch.ones(1)), nn.Dropout(.2)
 
     def _steps(self, x, there):
