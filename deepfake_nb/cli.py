@@ -286,7 +286,7 @@ def gan_train(
     out: RunFolder, consent: Record = None,
     voices: Annotated[int, Option(min=0, help='How many voices; 0 for all of a folder, or 4 actors.')] = 0,
     first: Annotated[int, Option(min=1, help='Steps of next-frame prediction, without the discriminator.')] = 400,
-    steps: Annotated[int, Option(min=1, help='Steps against the discriminator.')] = 1200,
+    steps: Annotated[int, Option(min=1, help='Steps against the discriminator.')] = 600,
     batch: Annotated[int, Option(min=8, help='Utterances per step.')] = 24,
     width: Annotated[int, Option(min=8, help='Of the LSTM.')] = 192,
     every: Annotated[int, Option(min=10, help='Steps between checkpoints and previews, a multiple of 10.')] = 100,

@@ -285,12 +285,12 @@ def surprise(
     "How much a code tells: Kullback-Leibler divergence from the standard normal distribution."
     return .5*(mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
 
-# %% ../../nbs/31_generate.lstm_gan.ipynb #e6b7dfe3
+# %% ../../nbs/31_generate.lstm_gan.ipynb #d8ffb8a8
 @dataclass(frozen=True)
 class Plan:
     "Sizes of a training."
     first: int = 400 # steps of next-frame prediction
-    steps: int = 1200 # steps against the discriminator
+    steps: int = 600 # steps against the discriminator
     batch: int = 24 # utterances per step
     width: int = 192 # of the LSTM
     every: int = 100 # steps between checkpoints, and between previews
@@ -716,7 +716,7 @@ def train_gan(
     save_gan(Path(out)/'lstm_gan.safetensors', t, permission, dict(last=t.history[-1]))
     return t
 
-# %% ../../nbs/31_generate.lstm_gan.ipynb #3d60dede
+# %% ../../nbs/31_generate.lstm_gan.ipynb #7a099665
 class Reader(nn.Module):
     "Which word, and whose voice? (B, MELS, FRAMES) scaled -> {'word', 'voice': (B, K) logits}."
     def __init__(self,
@@ -724,9 +724,9 @@ class Reader(nn.Module):
         voices, # how many
     ):
         super().__init__()
-        def block(i, o, *pool): return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), *pool)
-        self.body = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), block(8, 16, nn.MaxPool2d(2)), block(16, 32, nn.MaxPool2d(2)), block(32, 64, nn.MaxPool2d(2)))
-        self.last = nn.Sequential(nn.Linear(64*MELS//16, 32), nn.ReLU())
+        def block(i, o, *shape): return nn.Sequential(nn.Conv2d(i, o, *shape, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+        self.body = nn.Sequential(block(1, 12, 4, 2), block(12, 24, 4, 2), block(24, 48, 4, 2), block(48, 48, 3, 1))
+        self.last = nn.Sequential(nn.Linear(48*MELS//8, 32), nn.ReLU())
         self.heads = nn.ModuleDict({k: nn.Sequential(nn.Dropout(.3), nn.Linear(32, n)) for k, n in (('word', words), ('voice', voices)) if n > 1})
 
     def features(self, x): return self.last(self.body(x[:, None]).mean(3).flatten(1)) # (B, 32)
