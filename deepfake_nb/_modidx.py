@@ -1770,6 +1770,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan._optimizer_tensors': ( 'generate.lstm_gan.html#_optimizer_tensors',
                                                                                                      'deepfake_nb/generate/lstm_gan.py'),
+                                               'deepfake_nb.generate.lstm_gan._overlapped': ( 'generate.lstm_gan.html#_overlapped',
+                                                                                              'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan._restore': ( 'generate.lstm_gan.html#_restore',
                                                                                            'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan._stretch_rows': ( 'generate.lstm_gan.html#_stretch_rows',

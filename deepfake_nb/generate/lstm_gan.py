@@ -574,7 +574,7 @@ def permitted(
     if record.id != card['consent']: raise ConsentError(f'{consent}: not the record under which this generator was trained ({card["consent"]}); name that one')
     return Permission(record.basis, record.id)
 
-# %% ../../nbs/31_generate.lstm_gan.ipynb #412a3c79
+# %% ../../nbs/31_generate.lstm_gan.ipynb #27a4b05f
 def _index(kind, name, names):
     if name is None: return len(names)
     if name not in names: raise DataError(f'{name}: no such {kind}; there are {", ".join(names) or "none"}')
@@ -594,6 +594,15 @@ def draw(
     made = net(draw_codes(len(words), FRAMES, torch.Generator().manual_seed(seed)), word, voices)
     return [spoken(np.maximum(unscaled(m), FLOOR)) for m in made.numpy()]
 
+def _overlapped(windows, hop):
+    # (n, MELS, FRAMES) -> (MELS, (n - 1)*hop + FRAMES); where two overlap, one fades into the other
+    ramp = np.minimum(np.arange(1, FRAMES + 1), np.arange(FRAMES, 0, -1)).clip(max=FRAMES - hop).astype(np.float32)
+    total, weight = (np.zeros((*s, (len(windows) - 1)*hop + FRAMES), np.float32) for s in ((MELS,), ()))
+    for i, x in enumerate(windows):
+        total[:, i*hop:i*hop + FRAMES] += ramp*x
+        weight[i*hop:i*hop + FRAMES] += ramp
+    return total/weight
+
 @torch.no_grad()
 def render(
     net, # Generator with a card
@@ -604,11 +613,13 @@ def render(
 ) -> np.ndarray: # (MELS, T) log-mel
     "The same utterance in another voice. Raises `DataError`, and `ConsentError` for voices that are not rendered."
     if net.card['corpus'] not in ('actors', 'fsdd'): raise ConsentError(f'a generator of {net.card["corpus"]} voices: rendering is for the speakers of FSDD and for built-in actors only')
-    x = scaled(torch.from_numpy(np.pad(mel, ((0, 0), (0, -mel.shape[1] % STEP)), constant_values=FLOOR)))[None]
-    any_word, (own, other) = torch.tensor([net.words]), (torch.tensor([_index('voice', v, net.card['voices'])]) for v in (source, voice))
+    hop = 3*FRAMES//4
+    n = 1 + max(0, -(-(mel.shape[1] - FRAMES)//hop)) # windows
+    x = scaled(torch.from_numpy(np.pad(mel, ((0, 0), (0, (n - 1)*hop + FRAMES - mel.shape[1])), constant_values=FLOOR))).unfold(1, FRAMES, hop).transpose(0, 1)
+    any_word, (own, other) = torch.full((n,), net.words), (torch.full((n,), _index('voice', v, net.card['voices'])) for v in (source, voice))
     (whole, _), (steps, _) = net.encode(x, any_word, own)
-    noise = draw_codes(1, x.shape[2], torch.Generator().manual_seed(seed))[2]
-    return np.maximum(unscaled(net((whole, steps, noise), any_word, other)[0].numpy()), FLOOR)[:, :mel.shape[1]]
+    made = net((whole, steps, draw_codes(n, FRAMES, torch.Generator().manual_seed(seed))[2]), any_word, other)
+    return np.maximum(unscaled(_overlapped(made.numpy(), hop)), FLOOR)[:, :mel.shape[1]]
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #eb5eddd6
 def joined(
