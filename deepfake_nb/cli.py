@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
-           'consent', 'ClickException', 'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'evaluate',
-           'detect', 'verify', 'consent_new', 'consent_check', 'report', 'doctor', 'main']
+           'consent', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'actors', 'prepare', 'audit', 'fetch',
+           'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new', 'consent_check', 'gan_train',
+           'gan_sample', 'gan_render', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -297,6 +298,59 @@ def consent_check(
     from deepfake_nb.provenance import permit, read_consent
     given = permit(record, donor or (), target or ())
     print(f'permitted by {given.basis}' + (f', record {given.consent}, {read_consent(record).purpose}' if given.consent else ': only built-in actors are in these files'))
+
+# %% ../nbs/61_cli.ipynb #20d17138
+gan = typer.Typer(no_args_is_help=True, help='Spoken words drawn by a recurrent network, and utterances rendered in another voice. Everything it writes is marked and signed.')
+app.add_typer(gan, name='gan')
+Record = Annotated[Optional[str], Option('--consent', help='A consent.toml, or the name of a ready record such as fsdd; built-in actors need none.', show_default=False)]
+Speaker = Annotated[Path, Option('--weights', help='Generator, NAME.safetensors, its card beside it; the one of spoken digits that comes with the package, without.', show_default=False)]
+Inverter = Annotated[Literal['griffin_lim', 'transposed', 'nearest', 'istft'], Option(help='How a spectrogram becomes sound.')]
+
+@gan.command('train', epilog='Examples: deepfake-nb gan train actors --out runs/cast --steps 200  ·  deepfake-nb gan train free-spoken-digit-dataset --out runs/digits --consent fsdd')
+def gan_train(
+    data: Annotated[str, Argument(help='actors, or a folder of recordings named like 7_jackson_32.wav (FSDD) or 103-1240-0000.flac (LibriSpeech).', show_default=False)],
+    out: RunFolder, consent: Record = None,
+    voices: Annotated[int, Option(min=0, help='How many voices; 0 for all of a folder, or 4 actors.')] = 0,
+    first: Annotated[int, Option(min=1, help='Steps of next-frame prediction, without the discriminator.')] = 400,
+    steps: Annotated[int, Option(min=1, help='Steps against the discriminator.')] = 600,
+    batch: Annotated[int, Option(min=8, help='Utterances per step.')] = 24,
+    width: Annotated[int, Option(min=8, help='Of the LSTM.')] = 192,
+    every: Annotated[int, Option(min=10, help='Steps between checkpoints and previews, a multiple of 10.')] = 100,
+    seed: Seed = 0, device: Device = 'cpu', quiet: Quiet = False):
+    "Train a generator, or go on where it was stopped; previews are written at every checkpoint."
+    from deepfake_nb.core import pick_device, set_threads
+    from deepfake_nb.generate.lstm_gan import Plan, train_gan
+    set_threads(max(1, WORKERS//2))
+    train_gan(data, out, consent, Plan(first, steps, batch, width, every), seed, pick_device(device), quiet, None if quiet else lambda line: _err().print(line), voices)
+    if not quiet: _err().print(f'{out/"lstm_gan.safetensors"}: deepfake-nb gan sample OUT.wav --weights {out/"lstm_gan.safetensors"}', soft_wrap=True)
+
+@gan.command('sample', epilog='Example: deepfake-nb gan sample digits.wav --word 4 --word 2 --voice fsdd_theo --consent fsdd')
+def gan_sample(
+    out: Annotated[Path, Argument(help='The .wav to write: all utterances, one after the other.', show_default=False)],
+    word: Annotated[Optional[list[str]], Option(help='What to say; may be given several times; eight utterances of any words, without.', show_default=False)] = None,
+    voice: Annotated[Optional[str], Option(help='Who says it; any voice, without.', show_default=False)] = None,
+    consent: Record = None, weights: Speaker = None, inverter: Inverter = 'istft', seed: Seed = 0):
+    "Draw utterances."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.generate import lstm_gan as g
+    set_threads(1)
+    net = g.load_gan(weights or g.SHIPPED)
+    permission = g.permitted(net.card, consent)
+    g.write_speech(out, net, g.draw(net, word or [None]*8, voice, seed), permission, inverter, words=' '.join(word or ['any']), voice=voice or 'any')
+
+@gan.command('render', epilog='Example: deepfake-nb gan render 7_george_0.wav as_theo.wav --voice fsdd_theo --source fsdd_george --consent fsdd')
+def gan_render(
+    file: Annotated[Path, Argument(help='An utterance by a speaker of FSDD or a built-in actor: sound or video.', show_default=False)],
+    out: Annotated[Path, Argument(help='The .wav to write.', show_default=False)],
+    voice: Annotated[str, Option(help='Who is to say it.', show_default=False)],
+    source: Annotated[Optional[str], Option(help='Who said it, if the generator knows that voice.', show_default=False)] = None,
+    consent: Record = None, weights: Speaker = None, inverter: Inverter = 'istft', seed: Seed = 0):
+    "Say an utterance again in another voice."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.generate import lstm_gan as g
+    set_threads(1)
+    net = g.load_gan(weights or g.SHIPPED)
+    g.write_speech(out, net, [g.render_file(net, file, voice, source, consent, seed)], g.permitted(net.card, consent), inverter, (file,), voice=voice, source=source or 'any')
 
 # %% ../nbs/61_cli.ipynb #d55d4e93
 @app.command(epilog='Examples: deepfake-nb report detect.cnn --profile smoke  ·  deepfake-nb report check')

@@ -143,7 +143,8 @@ def _section(result):
     read = {n: read_json(p) if (p := result.folder/f'{n}.json').exists() else {} for n in ('metrics', 'timings', 'provenance')}
     figures = [dict(name=n.removesuffix('.png').replace('_', ' '), uri=_image_uri(result.folder/n), pixels=f['pixels'][:12])
                for n, f in sorted(read['provenance'].get('figures', {}).items()) if (result.folder/n).exists()]
-    return dict(result=result, figures=figures, metrics=flatten(read['metrics']), timings=flatten(read['timings']), provenance=read['provenance'])
+    sounds = [dict(name=p.stem, uri='data:audio/wav;base64,' + base64.b64encode(p.read_bytes()).decode()) for p in sorted(result.folder.glob('*.wav'))]
+    return dict(result=result, figures=figures, sounds=sounds, metrics=flatten(read['metrics']), timings=flatten(read['timings']), provenance=read['provenance'])
 
 def write_report(
     results, # list of `Result`
