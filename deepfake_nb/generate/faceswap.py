@@ -5,28 +5,32 @@
 # %% auto #0
 __all__ = ['SAME', 'LEAST', 'KEPT', 'TURN', 'SCALE', 'SHIFT', 'BEND', 'RECOLOURED', 'COVERED', 'ACROSS', 'FACE', 'FEATURES',
            'PRESETS', 'STRUCTURE', 'MASK', 'POINTS', 'LATE', 'FULL', 'PULL', 'PATCH', 'SIDES', 'STATES', 'EPOCH',
-           'Faces', 'people', 'gather', 'planes', 'Sampler', 'shuffled', 'Encoder', 'Decoder', 'Swap', 'dssim_plane',
-           'drawing_loss', 'pull_at', 'criticism', 'Training', 'save_state', 'newest_state', 'resume', 'draw',
-           'preview', 'permitted', 'train_swap', 'load_swap', 'Inline']
+           'SKIPPED', 'Faces', 'people', 'clips_of', 'gather', 'planes', 'Sampler', 'shuffled', 'Encoder', 'Decoder',
+           'Swap', 'dssim_plane', 'drawing_loss', 'pull_at', 'criticism', 'Training', 'save_state', 'newest_state',
+           'resume', 'draw', 'preview', 'permitted', 'train_swap', 'load_swap', 'Inline', 'quality', 'face_masks',
+           'eigenfaces', 'true_swap', 'Lesson', 'cast', 'lesson']
 
-# %% ../../nbs/33_generate.faceswap.ipynb #2632abdd
-import copy, time
-from dataclasses import dataclass, field, replace
+# %% ../../nbs/33_generate.faceswap.ipynb #766f3b6e
+import copy, shutil, time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
-from ..core import DataError, NoFaceError, WeightsError, digest, file_sha256, keep_memory, load_weights, progress, read_json, save_weights, write_json
+from ..core import ConsentError, DataError, MediaError, NoFaceError, WeightsError, atomic_path, cache_dir, cached, code_hash, digest, file_sha256, keep_memory, load_weights, progress, read_json, save_weights, write_json
+from ..data.actors import ActorClip, write_actor
 from ..data.augment import match_colour, region_mask
 from ..data.faces import align_points, embed
 from ..data.manifest import scan
 from ..data.preprocess import Recipe, decode_crop, load_crops, prepare
 from ..data.resynth import Critic, upsampler
-from ..provenance import Origin, Permission, add_label, write
+from ..media import read_frames
+from ..provenance import Origin, is_actor, permit, sign_actor, write
 
-# %% ../../nbs/33_generate.faceswap.ipynb #fc996b64
+# %% ../../nbs/33_generate.faceswap.ipynb #ab1e4aa3
 SAME = .45 # distance of embeddings below which two tracks, or two people, are the same; dlib's own threshold for photographs is .6
 LEAST, KEPT = 24, 600 # faces that a person needs; faces kept of one clip
 
@@ -38,7 +42,7 @@ class Faces:
     clips: np.ndarray # (N,) clip_id
     frames: np.ndarray # (N,) frame numbers
     who: np.ndarray # (128,) mean embedding
-    files: list # of dict(path, sha256): where they come from
+    files: list # of dict(path, sha256, actor): where they come from, and whether it shows only actors
     notes: list = field(default_factory=list) # what the user should know
 
     def __len__(self): return len(self.crops)
@@ -65,7 +69,16 @@ def people(
     if len(means) == 1: return np.zeros(1, int)
     return fcluster(linkage(np.stack(means), 'average'), SAME, 'distance') - 1
 
-# %% ../../nbs/33_generate.faceswap.ipynb #01cdcbb1
+# %% ../../nbs/33_generate.faceswap.ipynb #b45379c6
+def clips_of(
+    src, # a video, a picture, or a folder of them
+) -> pd.DataFrame: # their clip table
+    "What there is to learn from. Raises `DataError`."
+    table = scan(src)
+    table = table[table.kind.isin(['video', 'image'])]
+    if table.empty: raise DataError(f'{src}: no video and no picture; name some')
+    return table
+
 def gather(
     src, # a video, a picture, or a folder of them
     out, # folder for the prepared crops; what is there is not done again
@@ -74,10 +87,7 @@ def gather(
     quiet=False, # no progress bar
 ) -> Faces: # of the person who is seen most
     "Find, follow, align and choose. Raises `NoFaceError`, `DataError`, `MediaError`."
-    table = scan(src)
-    table = table[table.kind.isin(['video', 'image'])]
-    if table.empty: raise DataError(f'{src}: no video and no picture; name some')
-    done = prepare(table, out, Recipe(KEPT, size, 98), workers, quiet)
+    done = prepare(clips_of(src), out, Recipe(KEPT, size, 98), workers, quiet)
     good, failed = done[done.status == 'ok'], done[done.status != 'ok']
     if good.empty: raise NoFaceError(f'{src}: no face found in any file; the first: {failed.error.iloc[0]}')
     rows = load_crops(out, good.clip_id).reset_index(drop=True)
@@ -94,10 +104,10 @@ def _of(rows, number, who, means, group, table):
     notes = [f'{len(counts)} people; the one with {counts[who]} of {counts.sum()} faces is kept'] if len(counts) > 1 else []
     used = table[table.clip_id.isin(mine.clip_id)]
     return Faces(np.stack([decode_crop(c) for c in mine.crop]), np.stack(mine.crop_landmarks).reshape(-1, 68, 2).astype(np.float32), mine.clip_id.to_numpy(), mine.frame.to_numpy(),
-                 np.mean([m for k, m in means.items() if group[k] == who], 0), [dict(path=str(p), sha256=s) for p, s in zip(used.path, used.sha256)], notes)
+                 np.mean([m for k, m in means.items() if group[k] == who], 0), [dict(path=str(p), sha256=s, actor=is_actor(p)) for p, s in zip(used.path, used.sha256)], notes)
 
-# %% ../../nbs/33_generate.faceswap.ipynb #26fa3d65
-TURN, SCALE, SHIFT, BEND = 4, .04, .02, .018 # degrees and shares of the side: standard deviations
+# %% ../../nbs/33_generate.faceswap.ipynb #fa14642a
+TURN, SCALE, SHIFT, BEND = 1.5, .015, .008, .018 # degrees and shares of the side: standard deviations
 RECOLOURED, COVERED = .3, .2 # how often
 ACROSS, FACE, FEATURES = .25, 1., 2. # weight of all pixels; more on the face; more on eyes and mouth
 
@@ -456,39 +466,35 @@ def preview(
         if (s, o) in ways: columns.append(_titled(draw(net, crops, o)[0], f'{name} → {o.upper()}', 112))
     return np.hstack([np.pad(c, ((0, 0), (0, 3), (0, 0)), constant_values=255) for c in columns]), quality
 
-# %% ../../nbs/33_generate.faceswap.ipynb #948620a0
+# %% ../../nbs/33_generate.faceswap.ipynb #a8923e0b
 def permitted(
     consent, # a record's path or name, or None
-    faces, # {'a': Faces, 'b': Faces}
+    sources, # {'a': a file or folder, 'b': another}
 ) -> dict: # {(from, to): Permission}
     "The swaps that are covered. Raises `ConsentError` where none is."
-    from deepfake_nb.provenance import permit
-    from deepfake_nb.core import ConsentError
-    ways, problems, paths = {}, [], {s: [f['path'] for f in faces[s].files] for s in SIDES}
+    ways, problems, paths = {}, [], {s: [*clips_of(src).path] for s, src in sources.items()}
     for s, o in zip(SIDES, SIDES[::-1]):
         try: ways[s, o] = permit(consent, donor=paths[o], target=paths[s])
         except ConsentError as e: problems.append(e)
     if not ways: raise problems[0]
     return ways
 
-# %% ../../nbs/33_generate.faceswap.ipynb #2aef9050
+# %% ../../nbs/33_generate.faceswap.ipynb #35df91cf
 EPOCH = 100 # steps
 
 def _failed(out, e): return DataError(f'{out}: cannot be written ({getattr(e, "strerror", None) or e}); what was kept before is whole, make room and run the same command again')
 
 def _origin(ways, title): return Origin(title, 'generate.faceswap', next((p for p in ways.values() if p.consent), next(iter(ways.values()))))
 
-def _show(out, training, faces, ways):
+def _show(out, history, grid, ways):
     # preview, its copy for the time-lapse, and the curves
-    from deepfake_nb.core import atomic_path
     import matplotlib.pyplot as plt
     from deepfake_nb.plots import plot_history
-    import pandas as pd, shutil
-    fig = plot_history(pd.DataFrame(training.history))
+    fig = plot_history(pd.DataFrame(history))
     with atomic_path(out/'loss.png') as tmp: fig.savefig(tmp)
     plt.close(fig)
-    frame = out/'previews'/f'{len(training.history):05d}.png'
-    write(frame, _origin(ways, 'face swap, training preview'), image=preview(training.mean, faces, ways)[0])
+    frame = out/'previews'/f'{len(history):05d}.png'
+    write(frame, _origin(ways, 'face swap, training preview'), image=grid)
     with atomic_path(out/'preview.png') as tmp: shutil.copy(frame, tmp)
 
 def _begin(out, settings):
@@ -498,7 +504,7 @@ def _begin(out, settings):
     if (out/'run.json').exists():
         if odd := [k for k, v in read_json(out/'run.json')['settings'].items() if v != settings[k]]: raise DataError(f'{out}: was begun with another {", ".join(odd)}; use another folder, or what it was begun with')
 
-# %% ../../nbs/33_generate.faceswap.ipynb #9f96d243
+# %% ../../nbs/33_generate.faceswap.ipynb #dab6317d
 def _epoch(training):
     # the mean loss of each side over what is left of an epoch
     losses = [training.advance() for _ in range(EPOCH - training.step % EPOCH)]
@@ -521,7 +527,6 @@ def train_swap(
     "Learn to swap two people. Raises `DataError`."
     from filelock import FileLock, Timeout
     from safetensors import SafetensorError
-    from deepfake_nb.core import MediaError
     out, say = Path(out), say or (lambda line: None)
     settings = dict(preset=preset, batch=batch, lr=lr, seed=seed, files={s: [f['sha256'] for f in faces[s].files] for s in SIDES}, crops={s: len(faces[s]) for s in SIDES})
     try:
@@ -541,10 +546,10 @@ def _run(faces, out, ways, settings, epochs, device, say, show, quiet):
     began, start = time.perf_counter(), training.step
     for epoch in progress(range(training.step//EPOCH, epochs), 'training', epochs - training.step//EPOCH, quiet):
         losses = _epoch(training)
-        quality = preview(training.mean, faces, {})[1]
+        grid, quality = preview(training.mean, faces, ways)
         training.history.append(dict(epoch=epoch + 1, **losses, **{f'{s}_psnr': quality[s] for s in SIDES}))
         save_state(out/'states', training, {})
-        _show(out, training, faces, ways)
+        _show(out, training.history, grid, ways)
         show(out)
         rate = (training.step - start)/(time.perf_counter() - began)
         say('epoch {epoch:3d} of {n}: loss A {a_loss:.4f}, B {b_loss:.4f}; shown faces {a_psnr:.1f} and {b_psnr:.1f} dB'.format(n=epochs, **training.history[-1])
@@ -553,7 +558,6 @@ def _run(faces, out, ways, settings, epochs, device, say, show, quiet):
     return training.history
 
 def _timelapse(out, ways):
-    from deepfake_nb.media import read_frames
     write(out/'timelapse.mp4', _origin(ways, 'face swap, time-lapse of a training'), frames=(f for p in sorted((out/'previews').glob('*.png')) for _, f in read_frames(p)), fps=5)
 
 def load_swap(
@@ -578,3 +582,106 @@ class Inline:
         from IPython.display import Image
         for place, name in zip(self.shown, ('preview.png', 'loss.png')):
             if place: place.update(Image(data=(out/name).read_bytes())) # there is nothing to update outside of notebooks
+
+# %% ../../nbs/33_generate.faceswap.ipynb #16688838
+def quality(
+    drawn, # (N, S, S, 3) uint8
+    crops, # (N, S, S, 3) uint8: what should be there
+    masks, # (N, S, S) bool: the face
+) -> dict: # psnr, ssim, face_psnr, face_ssim: means over frames
+    "How near pictures are to what they should be."
+    from deepfake_nb.metrics import psnr, ssim
+    def one(a, b, m):
+        rows, columns = np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        return dict(psnr=psnr(a, b), ssim=ssim(a, b), face_psnr=psnr(a[m], b[m]), face_ssim=ssim(a[box], b[box]))
+    each = [one(a, b, m) for a, b, m in zip(drawn, crops, masks)]
+    return {k: float(np.mean([e[k] for e in each])) for k in each[0]}
+
+def face_masks(
+    faces, # Faces
+) -> np.ndarray: # (N, S, S) bool
+    "Where the face is in each crop."
+    return np.stack([region_mask(p, c.shape) > .5 for p, c in zip(faces.points, faces.crops)])
+
+def eigenfaces(
+    crops, # (N, S, S, 3) uint8: learned from
+    asked, # (M, S, S, 3) uint8
+) -> np.ndarray: # (M, S, S, 3) uint8: their best approximation
+    "What plain eigenfaces, all there are, make of frames that they were not made of: the baseline."
+    x, y = (c.reshape(len(c), -1).astype(np.float32) for c in (crops, asked))
+    basis = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:-1]
+    return (x.mean(0) + (y - x.mean(0)) @ basis.T @ basis).round().clip(0, 255).astype(np.uint8).reshape(asked.shape)
+
+# %% ../../nbs/33_generate.faceswap.ipynb #55155e84
+def true_swap(
+    film, # ActorClip: who is in it, and what happens
+    donor, # ActorClip of the other actor
+): # yields HeadFrame
+    "What a perfect swap would look like, hair and all."
+    from deepfake_nb.data.head import Head
+    head = Head(donor.head.params, film.head.scene, film.size)
+    for pose in film.poses: yield head.render(pose)
+
+# %% ../../nbs/33_generate.faceswap.ipynb #82f63fcb
+SKIPPED = 5 # frames between those learned from and those asked about
+
+@dataclass
+class Lesson:
+    "Two people, what was learned from them and what was not."
+    paths: dict # {'a': [files], 'b': [files]}; the first is learned from
+    learned: dict # {side: Faces}
+    asked: dict # {side: Faces} of the same clip, later
+    consent: str | None
+    run: Path # what `train_swap` filled
+    history: list # see `train_swap`
+
+    def other(self,
+        side, # 'a' or 'b'
+    ) -> Faces: # or None
+        "Faces of another clip of this person."
+        return _gathered(self.paths[side][1], self.learned[side].crops.shape[1]) if len(self.paths[side]) > 1 else None
+
+def _gathered(path, size): return gather(path, cache_dir()/f'swap-faces-{file_sha256(path)[:16]}-{size}', size, quiet=True)
+
+def cast(
+    sizes, # dict: people: two actors; seconds of a clip
+    seed=0, # int
+) -> dict: # {'a': two ActorClip, 'b': one}
+    "The actors of a lesson."
+    a, b = sizes['people']
+    return dict(a=[ActorClip(a, c, seed, sizes['seconds']) for c in (0, 1)], b=[ActorClip(b, 0, seed, sizes['seconds'])])
+
+def _actors(sizes, seed, out):
+    clips = cast(sizes, seed)
+    def build(folder):
+        for c in sum(clips.values(), []): write_actor(c, folder)
+    folder = cached('swap-actors', [asdict(c) for c in sum(clips.values(), [])], ['data.actors'], build)
+    (out/'clips').mkdir(parents=True, exist_ok=True)
+    paths = {s: [shutil.copy(folder/c.row()['path'], out/'clips') for c in cs] for s, cs in clips.items()}
+    for p in sum(paths.values(), []): sign_actor(p, 'built-in actor')
+    return paths
+
+def _speakers(data, sizes):
+    table = scan(data).query('kind == "video" and generator_ok == "yes"').sort_values('path')
+    people = sorted(set(table.identity))
+    if len(people) <= max(sizes['people']): raise DataError(f'{data}: {len(people)} people in videos who may be used; the profile names number {max(sizes["people"])}')
+    return {s: [*table.path[table.identity == people[k]]] for s, k in zip(SIDES, sizes['people'])}
+
+def lesson(
+    data, # 'actors', or a folder of real media
+    sizes, # dict: people, seconds, train (frames learned from), preset, epochs, batch, lr
+    out, # folder for the actors' clips
+    seed=0, # int
+    device='cpu', # torch device
+    say=None, # see `train_swap`
+    show=None, # see `train_swap`
+) -> Lesson:
+    "Find or train a run. Raises what `train_swap` raises."
+    consent, paths, size = (None, _actors(sizes, seed, Path(out)), PRESETS[sizes['preset']]['size']) if data == 'actors' else ('grid', _speakers(data, sizes), PRESETS[sizes['preset']]['size'])
+    whole = {s: _gathered(paths[s][0], size) for s in SIDES}
+    learned, asked = ({s: f.take(rule(f.frames)) for s, f in whole.items()} for rule in (lambda k: k < sizes['train'], lambda k: k >= sizes['train'] + SKIPPED))
+    key = digest([{k: v for k, v in sizes.items() if k != 'exam'}, seed, code_hash('generate.faceswap'), {s: [f['sha256'] for f in learned[s].files] for s in SIDES}])
+    run = cache_dir()/f'swap-run-{key}'
+    ways = permitted(consent, {s: paths[s][0] for s in SIDES})
+    return Lesson(paths, learned, asked, consent, run, train_swap(learned, run, ways, *(sizes[k] for k in ('preset', 'epochs', 'batch', 'lr')), seed, device, say, show, quiet=True))
