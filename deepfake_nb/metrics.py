@@ -6,7 +6,7 @@
 __all__ = ['check_scores', 'operating_points', 'auc', 'average_precision', 'eer', 'tpr_at_fpr', 'confusion', 'accuracy',
            'precision', 'recall', 'f1', 'ece', 'brier', 'group_weights', 'bootstrap', 'interval', 'fit_platt',
            'likelihood', 'fit_conformal', 'p_values', 'verdicts', 'coverage', 'venn_abers', 'pool_scores', 'summary',
-           'evaluate', 'psnr', 'ssim']
+           'evaluate', 'psnr', 'ssim', 'inception_score', 'frechet_distance', 'mmd']
 
 # %% ../nbs/02_metrics.ipynb #c67165de
 from functools import partial
@@ -389,3 +389,43 @@ def ssim(
 
 def _same_shape(a, b):
     if np.shape(a) != np.shape(b): raise DataError(f'pictures of {np.shape(a)} and {np.shape(b)} cannot be compared')
+
+# %% ../nbs/02_metrics.ipynb #fa1ce93e
+def inception_score(
+    likelihood, # (n, K) of each class, rows adding up to 1
+) -> float: # 1..K
+    "exp of the mean information that a sample gives about its class (Salimans et al. 2016). Raises `DataError`."
+    p = np.asarray(likelihood, float)
+    if p.ndim != 2 or not len(p) or (p < 0).any() or not np.allclose(p.sum(1), 1, atol=1e-4): raise DataError(f'likelihoods of shape {p.shape}: want (n, K), rows adding up to 1')
+    def log(x): return np.log(np.maximum(x, 1e-300))
+    return float(np.exp((p*(log(p) - log(p.mean(0)))).sum(1).mean()))
+
+def _features(a, b, least):
+    a, b = (np.asarray(x, float) for x in (a, b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least: raise DataError(f'features of {a.shape} and {b.shape}: want (n, d) and (m, d), at least {least} of each')
+    if not (np.isfinite(a).all() and np.isfinite(b).all()): raise DataError('features are not finite')
+    return a, b
+
+def frechet_distance(
+    a, # (n, d) features
+    b, # (m, d) features
+) -> float: # at least 0
+    "Squared Fréchet distance of two normal distributions with these means and covariances (Dowson and Landau 1982). Raises `DataError`."
+    a, b = _features(a, b, 2)
+    ca, cb = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(ca)
+    root = vectors*np.sqrt(values.clip(0))@vectors.T
+    both = np.sqrt(np.linalg.eigvalsh(root@cb@root).clip(0)).sum()
+    return float(max(0, np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca) + np.trace(cb) - 2*both))
+
+def mmd(
+    a, # (n, d) features
+    b, # (m, d) features of the reference, whose median distance is the kernel's width
+) -> float: # about 0 for equal distributions, at most 2
+    "Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3). Raises `DataError`."
+    from scipy.spatial.distance import cdist, pdist
+    a, b = _features(a, b, 2)
+    within = [pdist(x, 'sqeuclidean') for x in (a, b)]
+    width = np.median(within[1]) or 1.
+    ka, kb, kab = (np.exp(-d/(2*width)).mean() for d in (*within, cdist(a, b, 'sqeuclidean')))
+    return float(ka + kb - 2*kab)
