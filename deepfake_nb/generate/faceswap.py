@@ -30,9 +30,9 @@ from ..data.resynth import Critic, upsampler
 from ..media import read_frames
 from ..provenance import Origin, is_actor, permit, sign_actor, write
 
-# %% ../../nbs/33_generate.faceswap.ipynb #ab1e4aa3
+# %% ../../nbs/33_generate.faceswap.ipynb #1e4eb3e6
 SAME = .45 # distance of embeddings below which two tracks, or two people, are the same; dlib's own threshold for photographs is .6
-LEAST, KEPT = 24, 600 # faces that a person needs; faces kept of one clip
+LEAST, KEPT = 16, 600 # faces that a person needs; faces kept of one clip
 
 @dataclass
 class Faces:
@@ -427,7 +427,7 @@ def resume(
     for n, o in optimisers.items(): _remember(o, _part(tensors, n))
     training.step, training.history = card['step'], card['history']
 
-# %% ../../nbs/33_generate.faceswap.ipynb #dd1fd28c
+# %% ../../nbs/33_generate.faceswap.ipynb #617b35a4
 @torch.inference_mode()
 def draw(
     net, # Swap, in eval mode
@@ -463,8 +463,9 @@ def preview(
         own, name = draw(net, crops, s)[0], s.upper()
         quality[s] = float(np.mean([cv2.PSNR(p, q) for p, q in zip(own, crops)]))
         columns += [_titled(crops, name, 112), _titled(own, f"{name}'", 112)]
-        if (s, o) in ways: columns.append(_titled(draw(net, crops, o)[0], f'{name} → {o.upper()}', 112))
-    return np.hstack([np.pad(c, ((0, 0), (0, 3), (0, 0)), constant_values=255) for c in columns]), quality
+        if (s, o) in ways: columns.append(_titled(draw(net, crops, o)[0], f'{name} -> {o.upper()}', 112))
+    grid = np.hstack([np.pad(c, ((0, 0), (0, 3), (0, 0)), constant_values=255) for c in columns])
+    return np.pad(grid, ((0, len(grid)//7), (0, 0), (0, 0)), constant_values=255), quality # room for the label
 
 # %% ../../nbs/33_generate.faceswap.ipynb #a8923e0b
 def permitted(
@@ -504,7 +505,7 @@ def _begin(out, settings):
     if (out/'run.json').exists():
         if odd := [k for k, v in read_json(out/'run.json')['settings'].items() if v != settings[k]]: raise DataError(f'{out}: was begun with another {", ".join(odd)}; use another folder, or what it was begun with')
 
-# %% ../../nbs/33_generate.faceswap.ipynb #dab6317d
+# %% ../../nbs/33_generate.faceswap.ipynb #d7fdec67
 def _epoch(training):
     # the mean loss of each side over what is left of an epoch
     losses = [training.advance() for _ in range(EPOCH - training.step % EPOCH)]
@@ -558,7 +559,7 @@ def _run(faces, out, ways, settings, epochs, device, say, show, quiet):
     return training.history
 
 def _timelapse(out, ways):
-    write(out/'timelapse.mp4', _origin(ways, 'face swap, time-lapse of a training'), frames=(f for p in sorted((out/'previews').glob('*.png')) for _, f in read_frames(p)), fps=5)
+    write(out/'timelapse.mp4', _origin(ways, 'face swap, time-lapse of a training'), frames=(f for p in sorted((out/'previews').glob('*.png')) for _, f in read_frames(p)), fps=5, crf=12)
 
 def load_swap(
     run, # folder that `train_swap` filled
