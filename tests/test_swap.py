@@ -25,8 +25,9 @@ def call():
 
 @pytest.fixture(scope="module")
 def cast(actors):
-    "Clips of three actors."
-    return sorted((actors / "real").glob("*.mp4"))[:3]
+    "Clips of three actors who look least alike."
+    clips = sorted((actors / "real").glob("*.mp4"))
+    return [clips[k] for k in (0, 1, 3)]
 
 
 @pytest.fixture(scope="module")
