@@ -480,12 +480,12 @@ def permitted(
     if not ways: raise problems[0]
     return ways
 
-# %% ../../nbs/33_generate.faceswap.ipynb #35df91cf
+# %% ../../nbs/33_generate.faceswap.ipynb #0e81c2e9
 EPOCH = 100 # steps
 
 def _failed(out, e): return DataError(f'{out}: cannot be written ({getattr(e, "strerror", None) or e}); what was kept before is whole, make room and run the same command again')
 
-def _origin(ways, title): return Origin(title, 'generate.faceswap', next((p for p in ways.values() if p.consent), next(iter(ways.values()))))
+def _origin(ways): return Origin('face swap, training', 'generate.faceswap', next((p for p in ways.values() if p.consent), next(iter(ways.values()))))
 
 def _show(out, history, grid, ways):
     # preview, its copy for the time-lapse, and the curves
@@ -495,7 +495,7 @@ def _show(out, history, grid, ways):
     with atomic_path(out/'loss.png') as tmp: fig.savefig(tmp)
     plt.close(fig)
     frame = out/'previews'/f'{len(history):05d}.png'
-    write(frame, _origin(ways, 'face swap, training preview'), image=grid)
+    write(frame, _origin(ways), image=grid)
     with atomic_path(out/'preview.png') as tmp: shutil.copy(frame, tmp)
 
 def _begin(out, settings):
@@ -505,7 +505,7 @@ def _begin(out, settings):
     if (out/'run.json').exists():
         if odd := [k for k, v in read_json(out/'run.json')['settings'].items() if v != settings[k]]: raise DataError(f'{out}: was begun with another {", ".join(odd)}; use another folder, or what it was begun with')
 
-# %% ../../nbs/33_generate.faceswap.ipynb #d7fdec67
+# %% ../../nbs/33_generate.faceswap.ipynb #b62da9db
 def _epoch(training):
     # the mean loss of each side over what is left of an epoch
     losses = [training.advance() for _ in range(EPOCH - training.step % EPOCH)]
@@ -559,7 +559,7 @@ def _run(faces, out, ways, settings, epochs, device, say, show, quiet):
     return training.history
 
 def _timelapse(out, ways):
-    write(out/'timelapse.mp4', _origin(ways, 'face swap, time-lapse of a training'), frames=(f for p in sorted((out/'previews').glob('*.png')) for _, f in read_frames(p)), fps=5, crf=12)
+    write(out/'timelapse.mp4', _origin(ways), frames=(f for p in sorted((out/'previews').glob('*.png')) for _, f in read_frames(p)), fps=5, crf=12)
 
 def load_swap(
     run, # folder that `train_swap` filled
