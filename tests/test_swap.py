@@ -145,14 +145,13 @@ def test_what_is_told(call, cast, tmp_path):
 
 def test_no_room(cast, trained, tmp_path):
     "A limit on the size of files stands for a full disk."
-    def small(): resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    def limited(*args): return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, preexec_fn=small)
+    def limited(most, *args): return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
     out = tmp_path / "run"
     shutil.copytree(trained[0], out)
     for p in (out / "states").iterdir(): p.unlink()
-    failed(limited("swap", "train", "--a", cast[0], "--b", cast[1], "--out", out, *FAST, "--quiet"), "cannot be written")
+    failed(limited(200_000, "swap", "train", "--a", cast[0], "--b", cast[1], "--out", out, *FAST, "--quiet"), "cannot be written")
     assert not list((out / "states").glob("*"))
-    failed(limited("swap", "apply", trained[0], cast[0], tmp_path / "out.mp4", "--quiet"), "cannot be written")
+    failed(limited(20_000, "swap", "apply", trained[0], cast[0], tmp_path / "out.mp4", "--quiet"), "cannot be written")
     assert left(tmp_path / "run") and not list(tmp_path.glob("*.mp4")) and not list(tmp_path.glob(".*tmp*"))
 
 
