@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FPS', 'SHAPES', 'CHILD', 'fit', 'bench_clips', 'duel', 'load_frames', 'agreement', 'race', 'decode_only',
-           'sampled_crops', 'prepare_seconds', 'arithmetic_seconds', 'looped', 'peak_memory', 'prepare_memory']
+           'sampled_crops', 'prepare_seconds', 'arithmetic_seconds', 'looped', 'peak_memory', 'prepare_memory',
+           'Standard', 'swap_race', 'conversion']
 
 # %% ../nbs/41_benchmarks.ipynb #c0e3d709
 import shutil, subprocess, sys, time
@@ -209,3 +210,86 @@ def prepare_memory(
     done = subprocess.run([sys.executable, '-c', CHILD, str(path), str(folder)], capture_output=True, text=True)
     if done.returncode or not done.stdout.startswith('ok'): raise DataError(f'{path}: preparing it in a fresh process failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}')
     return tuple(map(int, done.stdout.split()[1:]))
+
+# %% ../nbs/41_benchmarks.ipynb #5cd2df93
+def _standard():
+    # encoder, {side: decoder}
+    from torch import nn
+    down = [x for i, o in zip((3, 128, 256, 512), (128, 256, 512, 1024)) for x in (nn.Conv2d(i, o, 5, 2, 2), nn.LeakyReLU(.1))]
+    up = lambda i, o: nn.Sequential(nn.Conv2d(i, 4*o, 3, 1, 1), nn.LeakyReLU(.1), nn.PixelShuffle(2))
+    encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(16*1024, 1024), nn.Linear(1024, 16*1024), nn.Unflatten(1, (1024, 4, 4)), up(1024, 512))
+    return encoder, nn.ModuleDict({s: nn.Sequential(up(512, 256), up(256, 128), up(128, 64), nn.Conv2d(64, 3, 5, 1, 2), nn.Sigmoid()) for s in 'ab'})
+
+class Standard:
+    "The standard network of 64 px, as a model that learns."
+    def __init__(self, samplers, batch, seed=0):
+        import torch
+        torch.manual_seed(seed)
+        self.encoder, self.decoders = _standard()
+        self.learner = torch.optim.Adam([*self.encoder.parameters(), *self.decoders.parameters()], 5e-5, (.5, .999))
+        self.samplers, self.batch, self.seed, self.step = samplers, batch, seed, 0
+
+    def advance(self):
+        "One step."
+        x = {s: self.samplers[s].batch(self.batch, self.seed, self.step, k)[:2] for k, s in enumerate('ab')}
+        loss = sum((self(bent, s) - face).abs().mean() for s, (bent, face) in x.items())
+        self.learner.zero_grad()
+        loss.backward()
+        self.learner.step()
+        self.step += 1
+
+    def __call__(self, x, side): return self.decoders[side](self.encoder(x))
+
+# %% ../nbs/41_benchmarks.ipynb #af6100ce
+def swap_race(
+    learned, # {'a': Faces, 'b': Faces} of 64 px
+    asked, # the same, of other frames
+    seconds, # that each may learn
+    batch=16, # faces of each person in a step
+    seed=0, # int
+) -> dict: # {name: dict(steps, seconds, psnr): of the faces asked about, dB}
+    "Our `tiny` against the standard network, in turns."
+    import torch
+    from deepfake_nb.generate.faceswap import Training
+    from deepfake_nb.metrics import psnr
+    ours = Training(learned, 'tiny', 10**9, batch, 2e-4, seed, 'cpu')
+    other = Standard(ours.samplers, batch, seed)
+    spent = {'tiny': 0., 'standard': 0.}
+    def turn(name, model):
+        start = time.perf_counter()
+        model.advance()
+        spent[name] += time.perf_counter() - start
+    while spent['standard'] < seconds:
+        turn('standard', other)
+        while spent['tiny'] < spent['standard']: turn('tiny', ours)
+    @torch.inference_mode()
+    def quality(draw): # mean over both people
+        found = [psnr(255*draw(x, s).clamp(0, 1).numpy(), 255*x.numpy()) for s in 'ab' for x in (torch.from_numpy(asked[s].crops).permute(0, 3, 1, 2).float()/255).split(8)]
+        return float(np.mean(found))
+    return {name: dict(steps=m.step, seconds=spent[name], psnr=quality(d)) for name, m, d in (('tiny', ours, lambda x, s: ours.mean(x, s)[0]), ('standard', other, other))}
+
+# %% ../nbs/41_benchmarks.ipynb #51c3e586
+def conversion(
+    folder, # temporary
+    seconds, # of the film
+    size=512, # px
+    preset='base', # of the network
+    seed=0, # int
+) -> dict: # frames, swapped, seconds
+    "Swap a film of an actor."
+    from deepfake_nb.data.actors import write_actor
+    from deepfake_nb.generate.convert import Look, convert
+    from deepfake_nb.generate.faceswap import PRESETS, Training, gather, permitted, save_state, train_swap
+    from deepfake_nb.provenance import sign_actor
+    paths = {}
+    for s, clip in dict(a=ActorClip(5, 0, seed, 1.2), b=ActorClip(2, 0, seed, 1.2), film=ActorClip(5, 1, seed, seconds, size)).items():
+        write_actor(clip, Path(folder)/s)
+        sign_actor(path := Path(folder)/s/clip.row()['path'], 'built-in actor')
+        paths[s] = path
+    film, run = paths.pop('film'), Path(folder)/'run'
+    faces = {s: gather(p, Path(folder)/'faces'/s, PRESETS[preset]['size'], quiet=True) for s, p in paths.items()}
+    train_swap(faces, run, permitted(None, paths), preset, epochs=0)
+    save_state(run/'states', Training(faces, preset, 1, 1, 2e-4, seed, 'cpu'), {})
+    start = time.perf_counter()
+    counts = convert(run, film, Path(folder)/'out.mp4', look=Look(mask='hull'), quiet=True)
+    return counts | dict(seconds=time.perf_counter() - start)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
-           'consent', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'actors', 'prepare', 'audit', 'fetch',
-           'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new', 'consent_check', 'gan_train',
-           'gan_sample', 'gan_render', 'report', 'doctor', 'main']
+           'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'actors', 'prepare',
+           'audit', 'fetch', 'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new', 'consent_check',
+           'swap_train', 'swap_apply', 'gan_train', 'gan_sample', 'gan_render', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -298,6 +298,57 @@ def consent_check(
     from deepfake_nb.provenance import permit, read_consent
     given = permit(record, donor or (), target or ())
     print(f'permitted by {given.basis}' + (f', record {given.consent}, {read_consent(record).purpose}' if given.consent else ': only built-in actors are in these files'))
+
+# %% ../nbs/61_cli.ipynb #1261c2cc
+swap = typer.Typer(no_args_is_help=True, help='Put one face into another person\'s film: learn it from two folders of video, then swap. With consent, and marked.')
+app.add_typer(swap, name='swap')
+Consents = Annotated[Optional[str], Option('--consent', help='A consent.toml, or the name of a ready record; only built-in actors need none.', show_default=False)]
+
+@swap.command('train', epilog='Example: deepfake-nb swap train --a ben.mp4 --b photos/ada --out runs/ada --preset base --consent consent.toml')
+def swap_train(
+    a: Annotated[Path, Option('--a', help='A video, or a folder of videos and pictures, of the first person.', show_default=False)],
+    b: Annotated[Path, Option('--b', help='The same of the second person.', show_default=False)],
+    out: Annotated[Path, Option('--out', help='Folder of the run: states, previews, curves; the same command goes on where it was stopped.', show_default=False)],
+    epochs: Annotated[int, Option(min=1, help='Of 100 steps each, whatever there is to learn from.')] = 50,
+    batch_size: Annotated[int, Option(min=1, help='Faces of each person in a step.')] = 16,
+    lr: Annotated[float, Option(min=1e-7, help="Adam's learning rate.")] = 2e-4,
+    preset: Annotated[Literal['tiny', 'base', 'large'], Option(help='Faces of 64, 128 or 256 pixels.')] = 'base',
+    consent: Consents = None, seed: Seed = 0, device: Device = 'cpu', workers: Workers = 1, quiet: Quiet = False):
+    "Find both people's faces and learn to draw each with the other's expression. Look at preview.png meanwhile."
+    from deepfake_nb.core import pick_device, set_threads
+    from deepfake_nb.generate.faceswap import PRESETS, gather, permitted, train_swap
+    set_threads(max(1, WORKERS//2))
+    tell = (lambda line: None) if quiet else (lambda line: _err().print(line, soft_wrap=True))
+    sources = dict(a=a, b=b)
+    ways = permitted(consent, sources)
+    faces = {s: gather(src, out/'faces'/s, PRESETS[preset]['size'], workers, quiet) for s, src in sources.items()}
+    for s, f in faces.items():
+        for note in f.notes: tell(f'{s.upper()}: {note}')
+    train_swap(faces, out, ways, preset, epochs, batch_size, lr, seed, pick_device(device), tell, None, quiet)
+    tell(f'done; deepfake-nb swap apply {out} IN.mp4 OUT.mp4 --from a --to b')
+
+@swap.command('apply', epilog='Examples: deepfake-nb swap apply runs/ada ben.mp4 swapped.mp4 --consent consent.toml  ·  deepfake-nb swap apply runs/ada ben.mp4 look.png --preview 6 --consent consent.toml')
+def swap_apply(
+    run: Annotated[Path, Argument(help='Folder that `swap train --out` filled.', show_default=False)],
+    src: Annotated[Path, Argument(help='The film.', show_default=False)],
+    out: Annotated[Path, Argument(help='The .mp4 to write; with --preview, a .png.', show_default=False)],
+    origin: Annotated[Literal['a', 'b'], Option('--from', help='Who is in the film.')] = 'a',
+    to: Annotated[Literal['a', 'b'], Option('--to', help='Whose face they get.')] = 'b',
+    preview: Annotated[int, Option(min=0, help='Swap only so many frames, and write them below the originals.')] = 0,
+    colour: Annotated[Literal['none', 'mean', 'lab', 'histogram'], Option(help='How the drawing gets the colours of the scene.')] = 'lab',
+    mask: Annotated[Literal['learned', 'hull', 'both'], Option(help='What says where the face is; learned leaves out what lies in front.')] = 'both',
+    blend: Annotated[Literal['feather', 'bands', 'poisson'], Option(help='How the edge is mixed.')] = 'feather',
+    erode: Annotated[float, Option(help="How far the edge is drawn in, as a share of the face's square.")] = .01,
+    feather: Annotated[float, Option(help='Width of the soft edge, in the same shares.')] = .06,
+    consent: Consents = None, as_json: Annotated[bool, Option('--json', help='What was done, as JSON.')] = False, quiet: Quiet = False):
+    "Swap the face of one person of a film; everybody and everything else, the sound too, stays. What leaves is marked, signed and labelled."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.generate.convert import Look, convert, preview_swap
+    set_threads(1) # reading and drawing have a thread each
+    how = (origin, to, consent, Look(colour, mask, blend, erode, feather))
+    done = preview_swap(run, src, out, preview, *how) if preview else convert(run, src, out, *how, quiet)
+    if as_json: print(json.dumps(dict(done, path=str(out))))
+    elif not quiet: _err().print('{out}: {swapped} of {frames} frames swapped; left as they were: {absent} without the person, {turned} turned away'.format(out=out, **done), soft_wrap=True)
 
 # %% ../nbs/61_cli.ipynb #20d17138
 gan = typer.Typer(no_args_is_help=True, help='Spoken words drawn by a recurrent network, and utterances rendered in another voice. Everything it writes is marked and signed.')
