@@ -65,17 +65,18 @@ def _answer(url, allowed, seconds):
         cut.cancel()
         line.close()
 
-# %% ../nbs/04a_remote.ipynb #461b989c
+# %% ../nbs/04a_remote.ipynb #d2c0c5f2
 def _name(url): return re.sub(r'[^\w.-]', '_', unquote(urlsplit(url).path).rpartition('/')[2])[-80:].lstrip('.') or 'download'
 
 def _body(url, answer, path, most, until):
     if answer.status != 200: raise MediaError(f'{url}: the server answers {answer.status} {answer.reason}')
     if answer.getheader('Content-Encoding', 'identity') != 'identity': raise MediaError(f'{url}: sent packed, which was not asked for')
-    promised, done = int(answer.getheader('Content-Length') or 0), 0
+    promised, done, large = int(answer.getheader('Content-Length') or 0), 0, MediaError(f'{url}: larger than {most >> 20} MB; fetch it yourself and give the file')
+    if promised > most: raise large
     with open(path, 'wb') as f:
         while part := answer.read1(1 << 16):
             done += len(part)
-            if max(done, promised) > most: raise MediaError(f'{url}: larger than {most >> 20} MB; fetch it yourself and give the file')
+            if done > most: raise large
             if time.monotonic() > until: raise TimeoutError
             f.write(part)
     if done < promised or time.monotonic() > until: raise TimeoutError
