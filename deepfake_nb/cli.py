@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
            'consent', 'ClickException', 'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'detect', 'verify',
-           'consent_new', 'consent_check', 'serve', 'report', 'doctor', 'main']
+           'consent_new', 'consent_check', 'stream', 'serve', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -280,6 +280,32 @@ def consent_check(
     from deepfake_nb.provenance import permit, read_consent
     given = permit(record, donor or (), target or ())
     print(f'permitted by {given.basis}' + (f', record {given.consent}, {read_consent(record).purpose}' if given.consent else ': only built-in actors are in these files'))
+
+# %% ../nbs/61_cli.ipynb #2f14fade
+@app.command(epilog='Examples: deepfake-nb stream camera  ·  deepfake-nb stream clip.mp4  ·  deepfake-nb stream --json rtsp://127.0.0.1:8554/live > moments.jsonl')
+def stream(
+    source: Annotated[str, Argument(help='camera, camera:1, an rtsp or http address, or a file, which is played as if live.', show_default=False)],
+    seconds: Annotated[float, Option(min=0, help='Stop after so long; 0 for the end of the stream.')] = 0.,
+    as_json: Annotated[bool, Option('--json', help='One JSON object per analysed frame on standard output, and a summary at the end.')] = False,
+    device: Device = 'auto', quiet: Quiet = False):
+    "Watch faces live: a running likelihood that is never late, as frames are dropped where the machine cannot keep up."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.detect.detector import Detector
+    from deepfake_nb.detect.realtime import stream_summary, watch_stream
+    set_threads(1)
+    detector, moments, said = Detector.pretrained(device=device), [], None
+    for m in watch_stream(source, detector.face, detector.device):
+        moments.append((m.time, m.latency))
+        if as_json: print(json.dumps(m.json()), flush=True)
+        elif said != (said := (int(m.time), m.verdict)): print(_moment(m), flush=True)
+        if seconds and m.time >= seconds: break
+    found = stream_summary(moments)
+    if as_json: print(json.dumps(dict(summary=found)))
+    elif not quiet and found['per_second']: _err().print(f'{found["analysed"]} frames analysed, {found["per_second"]:.1f} a second; 95% of them within {1000*found["latency_p95"]:.0f} ms')
+
+def _moment(m):
+    likely = 'no face' if not m.faces else 'likelihood of fake ' + ('not yet known' if m.likelihood is None else f'{m.likelihood:.2f}')
+    return f'{m.time:6.1f} s  {m.verdict:<9}  {likely}, {len(m.faces)} face{"s"[:len(m.faces) != 1]}'
 
 # %% ../nbs/61_cli.ipynb #40013974
 @app.command(epilog='Examples: deepfake-nb serve  ·  deepfake-nb serve --port 8000 --key "$(openssl rand -hex 16)" --host 0.0.0.0')

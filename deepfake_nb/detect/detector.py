@@ -252,7 +252,7 @@ CLOSE = 3 # windows of sound that are taken apart
 def _looked_at(info, found):
     n = {kind: sum(f['samples'] for f in found if f['kind'] == kind) for kind in ('face', 'voice')}
     parts = [f'{n["face"]} crops of faces, from frames spread over all {info.frames}'] if n['face'] and info.kind == 'video' else []
-    if n['voice']: parts.append(f'{n["voice"]} windows of {WINDOW/RATE:.0f} s of sound')
+    if n['voice']: parts.append(f'{n["voice"]} window{"s"[:n["voice"] != 1]} of {WINDOW/RATE:.0f} s of sound')
     unseen = [] if info.kind == 'image' or info.has_audio else ['there is no sound in it']
     return '; '.join(parts + unseen) + f' ({info.duration:.1f} s in all)' if info.duration else ''
 
