@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
            'consent', 'ClickException', 'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'detect', 'verify',
-           'consent_new', 'consent_check', 'stream', 'serve', 'report', 'doctor', 'main']
+           'consent_new', 'consent_check', 'stream', 'export', 'serve', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -306,6 +306,22 @@ def stream(
 def _moment(m):
     likely = 'no face' if not m.faces else 'likelihood of fake ' + ('not yet known' if m.likelihood is None else f'{m.likelihood:.2f}')
     return f'{m.time:6.1f} s  {m.verdict:<9}  {likely}, {len(m.faces)} face{"s"[:len(m.faces) != 1]}'
+
+# %% ../nbs/61_cli.ipynb #61b56db0
+@app.command(epilog='Examples: deepfake-nb export face.onnx  ·  deepfake-nb export face-int8.onnx --int8 --weights runs/first/small_cnn.safetensors')
+def export(
+    out: Annotated[Path, Argument(help='The .onnx file to write.', show_default=False)],
+    weights: Annotated[Optional[Path], Option(help='NAME.safetensors of a face network; that of the package by default.', show_default=False)] = None,
+    int8: Annotated[bool, Option('--int8', help='8-bit weights and activations.')] = False,
+    as_json: Annotated[bool, Option('--json', help='The comparison as JSON.')] = False):
+    "Write a face network as ONNX, and compare size, speed and answers with the original."
+    from deepfake_nb.core import set_threads
+    try: import onnx, onnxruntime, onnxscript # noqa: F401
+    except ImportError as e: raise typer.BadParameter(f'{e.name} is missing: pip install "deepfake_nb[export]"') from e
+    from deepfake_nb.detect.export import export_face
+    set_threads(1)
+    table = export_face(weights or '', out, int8).reset_index()
+    print(table.to_json(orient='records') if as_json else table.to_string(index=False))
 
 # %% ../nbs/61_cli.ipynb #40013974
 @app.command(epilog='Examples: deepfake-nb serve  ·  deepfake-nb serve --port 8000 --key "$(openssl rand -hex 16)" --host 0.0.0.0')

@@ -157,11 +157,11 @@ def watch_stream(
             yield Moment(there - begin, time.monotonic() - there, faces, worst and worst['likelihood'], word)
     finally: newest.stop()
 
-# %% ../../nbs/28_detect.realtime.ipynb #ec11ea59
+# %% ../../nbs/28_detect.realtime.ipynb #0781441e
 def stream_summary(
     moments, # list of (time s, latency s)
 ) -> dict: # analysed, per_second, latency_p50, latency_p95 (s)
     "How fast and how late."
     at, late = np.array(moments, float).reshape(-1, 2).T
     if len(at) < 2: return dict(analysed=len(at), per_second=None, latency_p50=None, latency_p95=None)
-    return dict(analysed=len(at), per_second=round((len(at) - 1)/max(at[-1] - at[0], 1e-9), 2), latency_p50=round(float(np.quantile(late, .5)), 4), latency_p95=round(float(np.quantile(late, .95)), 4))
+    return dict(analysed=len(at), per_second=round(float((len(at) - 1)/max(at[-1] - at[0], 1e-9)), 2), latency_p50=round(float(np.quantile(late, .5)), 4), latency_p95=round(float(np.quantile(late, .95)), 4))
