@@ -6,7 +6,8 @@
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
            'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'actors', 'prepare',
            'audit', 'fetch', 'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new', 'consent_check',
-           'swap_train', 'swap_apply', 'gan_train', 'gan_sample', 'gan_render', 'report', 'doctor', 'main']
+           'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'gan_train', 'gan_sample', 'gan_render', 'report',
+           'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -193,11 +194,13 @@ def _measured(found, out):
     return table
 
 # %% ../nbs/61_cli.ipynb #26afdaca
-@app.command(epilog='Examples: deepfake-nb detect clip.mp4  ·  deepfake-nb detect --json *.mp4 > verdicts.jsonl')
+@app.command(epilog='Examples: deepfake-nb detect clip.mp4 --report out.html  ·  deepfake-nb detect --json folder > verdicts.jsonl  ·  deepfake-nb detect --urls https://example.org/clip.mp4')
 def detect(
-    files: Annotated[list[Path], Argument(help='Images, video or sound.', show_default=False)],
+    files: Annotated[list[str], Argument(help='Images, video or sound; folders of them.', show_default=False)],
     as_json: Annotated[bool, Option('--json', help='One JSON object per file on standard output.')] = False,
     fail_on: Annotated[Optional[Literal['fake']], Option(help='Exit 1 if a file gets this verdict.')] = None,
+    report: Annotated[Optional[Path], Option(help='Also write a page with timeline, heat maps and spectrogram, which needs nothing else.', show_default=False)] = None,
+    urls: Annotated[bool, Option('--urls', help='Also fetch http and https addresses; only of the open internet.')] = False,
     weights: Annotated[Optional[Path], Option(help='Folder with other weights: face_cnn and voice_cnn, .safetensors and .json.', show_default=False)] = None,
     device: Annotated[str, Option(help='cpu, cuda, mps or auto.')] = 'auto', quiet: Quiet = False):
     "Say how likely it is that a file was manipulated, and where."
@@ -205,12 +208,19 @@ def detect(
     from deepfake_nb.detect.detector import Detector
     set_threads(1) # the networks are small: more threads wait for each other
     detector = Detector.pretrained(*[weights] if weights else [], device=device)
-    verdicts = []
-    for file in progress(files, 'detecting', quiet=quiet):
-        verdicts.append(detector.predict_or_error(file))
-        print(json.dumps(verdicts[-1].json()) if as_json else _line(verdicts[-1]), flush=True)
+    verdicts, found = [], []
+    for v in (v for file in progress(files, 'detecting', quiet=quiet) for v in detector.scan(file, urls)):
+        verdicts.append(v)
+        print(json.dumps(v.json()) if as_json else _line(v), flush=True)
+        if report: found.append((v.json(), v.evidence))
+    if report: _write_report(report, found, quiet)
     if any(v.error for v in verdicts): raise typer.Exit(2)
     if fail_on and any(v.verdict == fail_on for v in verdicts): raise typer.Exit(1)
+
+def _write_report(path, found, quiet):
+    from deepfake_nb.detect.page import write_page
+    write_page(path, found)
+    if not quiet: _err().print(f'{path} shows {len(found)} file{"s"[:len(found) != 1]}; it needs nothing else')
 
 def _line(v):
     if v.error: return f'{v.path}: error: {v.error.removeprefix(v.path + ": ")}'
@@ -298,6 +308,65 @@ def consent_check(
     from deepfake_nb.provenance import permit, read_consent
     given = permit(record, donor or (), target or ())
     print(f'permitted by {given.basis}' + (f', record {given.consent}, {read_consent(record).purpose}' if given.consent else ': only built-in actors are in these files'))
+
+# %% ../nbs/61_cli.ipynb #2f14fade
+@app.command(epilog='Examples: deepfake-nb stream camera  ·  deepfake-nb stream clip.mp4  ·  deepfake-nb stream --json rtsp://127.0.0.1:8554/live > moments.jsonl')
+def stream(
+    source: Annotated[str, Argument(help='camera, camera:1, an rtsp or http address, or a file, which is played as if live.', show_default=False)],
+    seconds: Annotated[float, Option(min=0, help='Stop after so long; 0 for the end of the stream.')] = 0.,
+    as_json: Annotated[bool, Option('--json', help='One JSON object per analysed frame on standard output, and a summary at the end.')] = False,
+    device: Device = 'auto', quiet: Quiet = False):
+    "Watch faces live: a running likelihood that is never late, as frames are dropped where the machine cannot keep up."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.detect.detector import Detector
+    from deepfake_nb.detect.realtime import stream_summary, watch_stream
+    set_threads(1)
+    detector, moments, said = Detector.pretrained(device=device), [], None
+    for m in watch_stream(source, detector.face, detector.device):
+        moments.append((m.time, m.latency))
+        if as_json: print(json.dumps(m.json()), flush=True)
+        elif said != (said := (int(m.time), m.verdict)): print(_moment(m), flush=True)
+        if seconds and m.time >= seconds: break
+    found = stream_summary(moments)
+    if as_json: print(json.dumps(dict(summary=found)))
+    elif not quiet and found['per_second']: _err().print(f'{found["analysed"]} frames analysed, {found["per_second"]:.1f} a second; 95% of them within {1000*found["latency_p95"]:.0f} ms')
+
+def _moment(m):
+    likely = 'no face' if not m.faces else 'likelihood of fake ' + ('not yet known' if m.likelihood is None else f'{m.likelihood:.2f}')
+    return f'{m.time:6.1f} s  {m.verdict:<9}  {likely}, {len(m.faces)} face{"s"[:len(m.faces) != 1]}'
+
+# %% ../nbs/61_cli.ipynb #61b56db0
+@app.command(epilog='Examples: deepfake-nb export face.onnx  ·  deepfake-nb export face-int8.onnx --int8 --weights runs/first/small_cnn.safetensors')
+def export(
+    out: Annotated[Path, Argument(help='The .onnx file to write.', show_default=False)],
+    weights: Annotated[Optional[Path], Option(help='NAME.safetensors of a face network; that of the package by default.', show_default=False)] = None,
+    int8: Annotated[bool, Option('--int8', help='8-bit weights and activations.')] = False,
+    as_json: Annotated[bool, Option('--json', help='The comparison as JSON.')] = False):
+    "Write a face network as ONNX, and compare size, speed and answers with the original."
+    from deepfake_nb.core import set_threads
+    try: import onnx, onnxruntime, onnxscript # noqa: F401
+    except ImportError as e: raise typer.BadParameter(f'{e.name} is missing: pip install "deepfake_nb[export]"') from e
+    from deepfake_nb.detect.export import export_face
+    set_threads(1)
+    table = export_face(weights or '', out, int8).reset_index()
+    print(table.to_json(orient='records') if as_json else table.to_string(index=False))
+
+# %% ../nbs/61_cli.ipynb #40013974
+@app.command(epilog='Examples: deepfake-nb serve  ·  deepfake-nb serve --port 8000 --key "$(openssl rand -hex 16)" --host 0.0.0.0')
+def serve(
+    host: Annotated[str, Option(help='Address to listen at; anything but this machine wants a --key.')] = '127.0.0.1',
+    port: Annotated[int, Option(min=1, max=65535, help='Port.')] = 7860,
+    key: Annotated[str, Option(envvar='DEEPFAKE_NB_KEY', help='What programs send as X-API-Key; on the page, the password of the user deepfake.', show_default=False)] = '',
+    urls: Annotated[bool, Option('--urls', help='Let programs name http and https addresses; only of the open internet.')] = False,
+    max_mb: Annotated[int, Option(min=1, help='Largest upload.')] = 200,
+    max_seconds: Annotated[float, Option(min=1, help='Longest clip.')] = 600.,
+    patience: Annotated[float, Option(min=1, help='Seconds for one file.')] = 300., quiet: Quiet = False):
+    "Offer detection on this machine: a page for people at /, and an interface for programs, described at /docs."
+    try: from deepfake_nb.serve import Limits, serve as run
+    except ImportError as e: raise typer.BadParameter(f'{e.name} is missing: pip install "deepfake_nb[serve]"') from e
+    if host not in ('127.0.0.1', 'localhost', '::1') and not key: raise typer.BadParameter(f'--host {host} lets others in: give a --key')
+    if not quiet: _err().print(f'http://{host}:{port} is the page, http://{host}:{port}/docs the interface; Ctrl+C ends it')
+    run(host, port, key, urls, Limits(megabytes=max_mb, seconds=max_seconds, patience=patience))
 
 # %% ../nbs/61_cli.ipynb #1261c2cc
 swap = typer.Typer(no_args_is_help=True, help='Put one face into another person\'s film: learn it from two folders of video, then swap. With consent, and marked.')

@@ -1,0 +1,108 @@
+"The service from end to end: its refusals, and its page in a real browser."
+import os, re, socket, subprocess, time, urllib.request
+import numpy as np, pytest
+from conftest import COMMAND
+from deepfake_nb.media import write_audio, write_image, write_video
+
+pytest.importorskip("gradio", reason="the extra `serve` is not installed")
+WORDS = {"real", "fake", "uncertain"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    "A running service; its address."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    server = subprocess.Popen([COMMAND, "serve", "--port", str(port), "--max-mb", "4", "--max-seconds", "5"], stdout=log.open("w"), stderr=subprocess.STDOUT, env=os.environ)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try: urllib.request.urlopen(f"{url}/healthz", timeout=2); break
+        except OSError: time.sleep(0.5)
+    else: pytest.fail(log.read_text())
+    yield url
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def ask(served):
+    "Send a file; returns (status, JSON)."
+    import httpx
+    def send(content, name="clip.mp4", where="detect"):
+        answer = httpx.post(f"{served}/v1/{where}", files=dict(file=(name, content)), timeout=300)
+        return answer.status_code, answer.json()
+    return send
+
+
+@pytest.fixture(scope="module")
+def clip(actors): return next((actors / "real").glob("*.mp4")).read_bytes()
+
+
+def test_a_verdict_by_http(ask, clip):
+    status, found = ask(clip, "../../clip.mp4")
+    assert status == 200 and found["verdict"]["path"] == "clip.mp4" and found["verdict"]["verdict"] in WORDS
+    status, found = ask(clip, where="verify")
+    assert status == 200 and found["verification"]["has"]["credentials"]
+
+
+def test_attacks_and_accidents_are_refused_in_words(ask, clip, tmp_path):
+    neighbour = tmp_path / "neighbour.ts"
+    neighbour.write_bytes(clip)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{neighbour}\n#EXT-X-ENDLIST\n".encode()
+    concat = f"ffconcat version 1.0\nfile {neighbour}\n".encode()
+    write_video(tmp_path / "long.mp4", [np.zeros((64, 64, 3), np.uint8)] * 150, 25)
+    write_image(tmp_path / "huge.png", np.zeros((4000, 4000, 3), np.uint8))
+    write_audio(tmp_path / "silent.wav", np.zeros(32000, np.float32), 16000)
+    cases = {"playlist": (playlist, 422), "concat": (concat, 422), "text": (b"no film at all " * 50, 422), "empty": (b"", 422), "cut": (clip[: len(clip) // 2], 422), "too large": (bytes(5 << 20), 413),
+             "too long": ((tmp_path / "long.mp4").read_bytes(), 413), "too many pixels": ((tmp_path / "huge.png").read_bytes(), 413), "silent": ((tmp_path / "silent.wav").read_bytes(), 422)}
+    for name, (content, status) in cases.items():
+        got, found = ask(content)
+        assert got == status and found["status"] == status and found["title"] and found["detail"] and str(tmp_path) not in found["detail"], (name, got, found)
+    assert ask(clip)[0] == 200, "it still works afterwards"
+
+
+def test_a_hanging_worker_is_replaced(clip):
+    from deepfake_nb.serve import Desk, Limits, Worker
+    class Sleepy(Worker):
+        def start(self):
+            super().start()
+            if not getattr(self, "woken", False): self.process.kill(); self.woken = True
+    desk = Desk(Limits(), Sleepy(Limits()))
+    states = []
+    for _ in range(2):
+        job = desk.new("verify", "clip.mp4")
+        job.file.write_bytes(clip)
+        assert desk.submit(job).over.wait(240)
+        states.append(job.problem.status if job.problem else job.state)
+    home = desk.home
+    desk.close()
+    assert states == [500, "done"] and not home.exists()
+
+
+@pytest.mark.browser
+def test_page_in_a_browser(served, chromium, actors, tmp_path):
+    from playwright.sync_api import sync_playwright
+    shots = tmp_path if not os.environ.get("SHOTS") else __import__("pathlib").Path(os.environ["SHOTS"])
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        page = browser.new_page(viewport=dict(width=1240, height=1300))
+        asked = []
+        page.on("request", lambda r: asked.append(r.url))
+        page.goto(served)
+        for kind in ("real", "fake"):
+            path = sorted((actors / kind).rglob("*.mp4"))[0]
+            page.locator("#given input[type=file]").set_input_files(path)
+            page.locator(f"#verdict .sheet:has-text('{path.name}')").wait_for(timeout=240000)
+            word = page.locator("#verdict .word").inner_text()
+            assert word.lower() in WORDS and re.search(r"0\.\d\d|1\.00", page.locator("#verdict .ends").first.inner_text())
+            assert page.locator("#verdict img").count() >= 3
+            page.screenshot(path=shots / f"{kind}.png", full_page=True)
+            with page.expect_download() as got: page.locator("#report").click()
+            assert "data:image" in (tmp_path / "r.html" if got.value.save_as(tmp_path / "r.html") else tmp_path / "r.html").read_text()
+            page.locator("#given button[aria-label='Clear'], #given button[aria-label='Remove this file'], #given .label-clear-button").first.click()
+            page.locator("#verdict .idle").wait_for()
+        browser.close()
+    foreign = {u for u in asked if not u.startswith((served, "data:", "blob:", served.replace("http", "ws")))}
+    assert not foreign, foreign
