@@ -452,7 +452,7 @@ def gan_sample(
     consent: Record = None, weights: Speaker = None, inverter: Inverter = 'istft', seed: Seed = 0):
     "Draw utterances."
     from deepfake_nb.core import set_threads
-    from deepfake_nb.generate import lstm_gan as g
+    import deepfake_nb.generate.lstm_gan as g
     set_threads(1)
     net = g.load_gan(weights or g.SHIPPED)
     permission = g.permitted(net.card, consent)
@@ -467,7 +467,7 @@ def gan_render(
     consent: Record = None, weights: Speaker = None, inverter: Inverter = 'istft', seed: Seed = 0):
     "Say an utterance again in another voice."
     from deepfake_nb.core import set_threads
-    from deepfake_nb.generate import lstm_gan as g
+    import deepfake_nb.generate.lstm_gan as g
     set_threads(1)
     net = g.load_gan(weights or g.SHIPPED)
     g.write_speech(out, net, [g.render_file(net, file, voice, source, consent, seed)], g.permitted(net.card, consent), inverter, (file,), voice=voice, source=source or 'any')
