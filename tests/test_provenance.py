@@ -48,8 +48,9 @@ def test_the_scan_sees_a_writer(tmp_path):
 
 
 def test_nothing_that_trains_knows_of_marks():
-    for path in [PACKAGE / "train.py", *(PACKAGE / "data").glob("*.py"), *(PACKAGE / "detect").glob("*.py")]:
-        assert not imported_modules(path) & {"marks", "provenance", "credentials"}, path
+    judging = {"detector.py", "realtime.py"} # a verdict says which marks were found; nothing that trains may import it
+    for path in [PACKAGE / "train.py", *(PACKAGE / "data").glob("*.py"), *(p for p in (PACKAGE / "detect").glob("*.py") if p.name not in judging)]:
+        assert not imported_modules(path) & {"marks", "provenance", "credentials", "detect.detector", "detect.realtime"}, path
 
 
 def test_marks_and_signature_have_no_switch():
