@@ -146,7 +146,9 @@ def cached(
     aside = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=cache_dir()))
     try:
         build(aside)
-        os.replace(aside, folder)
+        try: os.replace(aside, folder)
+        except OSError:
+            if not folder.is_dir(): raise # else somebody else was faster: theirs is the same
     finally:
         import shutil
         shutil.rmtree(aside, ignore_errors=True)

@@ -54,25 +54,28 @@ class Judge:
 def face_logits(
     expert, # FaceExpert of a Detector
     rows, # DataFrame of crops
+    device='cpu', # torch device
 ) -> np.ndarray: # (N,)
     "What the detector for faces says."
     crops, points = [decode_crop(c) for c in rows.crop], [np.float32(p).reshape(68, 2) for p in rows.crop_landmarks]
-    return np.concatenate([expert.look_at(crops[k:k + 32], points[k:k + 32])[0] for k in range(0, len(rows), 32)])
+    return np.concatenate([expert.look_at(crops[k:k + 32], points[k:k + 32], device)[0] for k in range(0, len(rows), 32)])
 
 def voice_logits(
     expert, # Expert of a Detector
     rows, # DataFrame of windows
+    device='cpu', # torch device
 ) -> np.ndarray: # (N,)
     "What the detector for voices says."
     x = np.stack([np.frombuffer(s, np.int16)/np.float32(32768) for s in rows.sound])
-    return np.concatenate([expert.look(torch.from_numpy(x[k:k + 32]))[0] for k in range(0, len(rows), 32)])
+    return np.concatenate([expert.look(torch.from_numpy(x[k:k + 32]).to(device))[0] for k in range(0, len(rows), 32)])
 
 def shipped_judges(
+    device='cpu', # torch device
 ) -> list: # of Judge: faces, voices
     "The detector that comes with the package."
-    d = Detector.pretrained()
-    return [Judge('face detector of the package', 'picture', Faces.rows, partial(face_logits, d.face), d.face.card, d.face.model),
-            Judge('voice detector of the package', 'sound', Voices.rows, partial(voice_logits, d.voice), d.voice.card, d.voice.model)]
+    d = Detector.pretrained(device=device)
+    return [Judge('face detector of the package', 'picture', Faces.rows, partial(face_logits, d.face, device=d.device), d.face.card, d.face.model),
+            Judge('voice detector of the package', 'sound', Voices.rows, partial(voice_logits, d.voice, device=d.device), d.voice.card, d.voice.model)]
 
 # %% ../nbs/40_protocols.ipynb #f7ed77d9
 MEDIA = {'face_cnn': 'picture', 'face_lstm': 'clip', 'voice_cnn': 'sound'}
@@ -102,7 +105,7 @@ def judges(
     device='cpu', # torch device
 ) -> list: # of Judge
     "Who is asked."
-    return shipped_judges() if str(what) == 'pretrained' else [trained_judge(what, device)]
+    return shipped_judges(device) if str(what) == 'pretrained' else [trained_judge(what, device)]
 
 def test_rows(
     judge, # Judge
@@ -249,7 +252,7 @@ def attack(
     seed=0, # of the random start of PGD
 ) -> torch.Tensor: # (B, 3, S, S)
     "The fakes, made to look real."
-    start = (2*torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 1)*eps if steps > 1 else torch.zeros_like(x)
+    start = (2*torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device) - 1)*eps if steps > 1 else torch.zeros_like(x)
     stride, moved = eps if steps == 1 else 2.5*eps/steps, (x + start).clamp(0, 1)
     for _ in range(steps):
         moved.requires_grad_(True)
@@ -266,8 +269,8 @@ def attacked(
     "Rows as the attacker would leave them."
     def one(crop):
         picture, size = decode_crop(crop), judge.card.get('size') or 256
-        x = torch.from_numpy(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None].float()/255
-        change = (attack(judge.network, x, eps, steps) - x)[0].permute(1, 2, 0).numpy()*255
+        x = torch.from_numpy(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None].float().to(next(judge.network.parameters()).device)/255
+        change = (attack(judge.network, x, eps, steps) - x)[0].permute(1, 2, 0).cpu().numpy()*255
         out = np.clip(picture + cv2.resize(change, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST), 0, 255).round().astype(np.uint8)
         return cv2.imencode('.png', out[..., ::-1])[1].tobytes()
     return rows.assign(crop=[one(c) if y else c for c, y in zip(rows.crop, rows.label)])

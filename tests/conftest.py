@@ -1,10 +1,30 @@
-"Shared fixtures: the installed command, a small built-in data set, Chromium where it is there."
-import os, shutil, subprocess, sys
+"Shared fixtures: the installed command, a small built-in data set, a server while it is needed, Chromium where it is there."
+import os, shutil, socket, subprocess, sys, time, urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.executable).with_name("deepfake-nb")
+
+
+@contextmanager
+def running(command, health, log):
+    "A server at a free port, which replaces PORT in the command; gives its address once `health` answers there."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    server = subprocess.Popen([str(c).replace("PORT", port) for c in command], stdout=log.open("w"), stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try: urllib.request.urlopen(url + health, timeout=2); break
+            except OSError: time.sleep(0.5)
+        else: pytest.fail(log.read_text())
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)

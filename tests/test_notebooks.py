@@ -1,8 +1,8 @@
 "Every notebook opens in Jupyter; one of them in a real browser."
-import json, socket, subprocess, sys, time, urllib.request
+import json, sys, urllib.request
 from pathlib import Path
 import pytest
-from conftest import ROOT
+from conftest import ROOT, running
 
 NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
 
@@ -10,21 +10,9 @@ NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab on the chapters; its address."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    log = tmp_path_factory.mktemp("lab") / "log"
-    command = [Path(sys.executable).with_name("jupyter"), "lab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--notebook-dir", ROOT / "nbs",
+    command = [Path(sys.executable).with_name("jupyter"), "lab", "--no-browser", "--allow-root", "--port=PORT", "--ip=127.0.0.1", "--notebook-dir", ROOT / "nbs",
                "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(120):
-        try: urllib.request.urlopen(f"{url}/api/status", timeout=2); break
-        except OSError: time.sleep(0.5)
-    else: pytest.fail(log.read_text())
-    yield url
-    server.terminate()
-    server.wait()
+    with running(command, "/api/status", tmp_path_factory.mktemp("lab") / "log") as url: yield url
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

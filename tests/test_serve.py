@@ -1,7 +1,7 @@
 "The service from end to end: its refusals, and its page in a real browser."
-import os, re, socket, subprocess, time, urllib.request
+import re
 import numpy as np, pytest
-from conftest import COMMAND
+from conftest import COMMAND, running
 from deepfake_nb.media import write_audio, write_image, write_video
 
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
@@ -11,19 +11,8 @@ WORDS = {"real", "fake", "uncertain"}
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     "A running service; its address."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    server = subprocess.Popen([COMMAND, "serve", "--port", str(port), "--max-mb", "4", "--max-seconds", "5"], stdout=log.open("w"), stderr=subprocess.STDOUT, env=os.environ)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try: urllib.request.urlopen(f"{url}/healthz", timeout=2); break
-        except OSError: time.sleep(0.5)
-    else: pytest.fail(log.read_text())
-    yield url
-    server.terminate()
-    server.wait()
+    command = [COMMAND, "serve", "--port", "PORT", "--max-mb", "4", "--max-seconds", "5"]
+    with running(command, "/healthz", tmp_path_factory.mktemp("serve") / "log") as url: yield url
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +73,6 @@ def test_a_hanging_worker_is_replaced(clip):
 @pytest.mark.browser
 def test_page_in_a_browser(served, chromium, actors, tmp_path):
     from playwright.sync_api import sync_playwright
-    shots = tmp_path if not os.environ.get("SHOTS") else __import__("pathlib").Path(os.environ["SHOTS"])
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
         page = browser.new_page(viewport=dict(width=1240, height=1300))
@@ -98,9 +86,10 @@ def test_page_in_a_browser(served, chromium, actors, tmp_path):
             word = page.locator("#verdict .word").inner_text()
             assert word.lower() in WORDS and re.search(r"0\.\d\d|1\.00", page.locator("#verdict .ends").first.inner_text())
             assert page.locator("#verdict img").count() >= 3
-            page.screenshot(path=shots / f"{kind}.png", full_page=True)
+            page.screenshot(path=tmp_path / f"{kind}.png", full_page=True)
             with page.expect_download() as got: page.locator("#report").click()
-            assert "data:image" in (tmp_path / "r.html" if got.value.save_as(tmp_path / "r.html") else tmp_path / "r.html").read_text()
+            got.value.save_as(tmp_path / "r.html")
+            assert "data:image" in (tmp_path / "r.html").read_text()
             page.locator("#given button[aria-label='Clear'], #given button[aria-label='Remove this file'], #given .label-clear-button").first.click()
             page.locator("#verdict .idle").wait_for()
         browser.close()
