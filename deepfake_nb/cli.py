@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Way',
-           'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'actors', 'prepare',
-           'audit', 'fetch', 'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new', 'consent_check',
-           'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'gan_train', 'gan_sample', 'gan_render', 'report',
-           'doctor', 'main']
+           'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'EXTRAS', 'actors',
+           'prepare', 'audit', 'fetch', 'train', 'finetune', 'evaluate', 'detect', 'verify', 'consent_new',
+           'consent_check', 'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'gan_train', 'gan_sample',
+           'gan_render', 'report', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -344,8 +344,7 @@ def export(
     as_json: Annotated[bool, Option('--json', help='The comparison as JSON.')] = False):
     "Write a face network as ONNX, and compare size, speed and answers with the original."
     from deepfake_nb.core import set_threads
-    try: import onnx, onnxruntime, onnxscript # noqa: F401
-    except ImportError as e: raise typer.BadParameter(f'{e.name} is missing: pip install "deepfake_nb[export]"') from e
+    import onnx, onnxruntime, onnxscript # noqa: F401, or the lack is noticed a minute later
     from deepfake_nb.detect.export import export_face
     set_threads(1)
     table = export_face(weights or '', out, int8).reset_index()
@@ -362,8 +361,8 @@ def serve(
     max_seconds: Annotated[float, Option(min=1, help='Longest clip.')] = 600.,
     patience: Annotated[float, Option(min=1, help='Seconds for one file.')] = 300., quiet: Quiet = False):
     "Offer detection on this machine: a page for people at /, and an interface for programs, described at /docs."
-    try: from deepfake_nb.serve import Limits, serve as run
-    except ImportError as e: raise typer.BadParameter(f'{e.name} is missing: pip install "deepfake_nb[serve]"') from e
+    import gradio # noqa: F401, or the lack is noticed after it has said where it listens
+    from deepfake_nb.serve import Limits, serve as run
     if host not in ('127.0.0.1', 'localhost', '::1') and not key: raise typer.BadParameter(f'--host {host} lets others in: give a --key')
     if not quiet: _err().print(f'http://{host}:{port} is the page, http://{host}:{port}/docs the interface; Ctrl+C ends it')
     run(host, port, key, urls, Limits(megabytes=max_mb, seconds=max_seconds, patience=patience))
@@ -498,11 +497,16 @@ def doctor(as_json: Annotated[bool, Option('--json', help='As JSON.')] = False):
 # %% ../nbs/61_cli.ipynb #c3c043e7
 ClickException = typer.BadParameter.__base__.__base__ # typer brings its own click in some versions, and names this class in none
 
+EXTRAS = dict(gradio='serve', fastapi='serve', uvicorn='serve', onnx='export', onnxruntime='export', onnxscript='export') # module: what brings it
+
 def main(args: Optional[list] = None):
     "The console script: errors in one line, exit 2."
     try: code = app(args, standalone_mode=False)
     except DeepfakeNBError as e: code = _fail(str(e))
     except ClickException as e: code = _fail(e.format_message() + (f' (see {e.ctx.command_path} --help)' if getattr(e, 'ctx', None) else ''))
+    except ModuleNotFoundError as e:
+        if e.name not in EXTRAS: raise
+        code = _fail(f'{e.name} is not installed; pip install "deepfake_nb[{EXTRAS[e.name]}]"')
     except (KeyboardInterrupt, typer.Abort): code = _fail('stopped; run the same command again to go on') and 130
     except BrokenPipeError: code = 0
     sys.exit(code or 0)

@@ -1,5 +1,5 @@
 "The command line from end to end, on files that a user would have."
-import json
+import json, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
@@ -134,6 +134,12 @@ def test_detect_image_and_silent_video(cli, actors, tmp_path):
 def test_real_people_are_not_called_fake(cli, media):
     clips = sorted((media / "video" / "LipNet").glob("*.mpg"))[:3]
     for f in lines(cli("detect", "--json", *clips)): assert f["verdict"] != "fake" and [t["kind"] for t in f["tracks"]] == ["face", "voice"]
+
+
+@pytest.mark.parametrize("module, args", [("gradio", ["serve"]), ("onnx", ["export", "face.onnx"])])
+def test_a_missing_extra_is_named(module, args):
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.modules[{module!r}] = None; from deepfake_nb.cli import main; main({args!r})"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr == f'deepfake-nb: error: {module} is not installed; pip install "deepfake_nb[{args[0]}]"\n'
 
 
 def test_errors_are_one_line_and_exit_2(cli, tmp_path):
