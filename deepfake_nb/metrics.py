@@ -312,7 +312,7 @@ def venn_abers(
     sources = [sum(known[k]['weight']) for k in ('real', 'fake')]
     weight = np.concatenate([np.array(known[k]['weight'])/n for k, n in zip(('real', 'fake'), sources)])
     def one(s, label): # the new clip is one more source
-        fit = IsotonicRegression().fit(np.append(x, s), np.append(y, label), np.append(weight, 1/sources[label]))
+        fit = IsotonicRegression().fit(np.append(x, s), np.append(y, label), np.append(weight, 1/(sources[label] or 1)))
         return fit.predict([s])[0]
     score = np.asarray(score, float)
     unique, at = np.unique(score, return_inverse=True)

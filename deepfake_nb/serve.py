@@ -64,11 +64,11 @@ def _verify(detector, path, name, limits, say):
 
 TASKS = dict(detect=_detect, verify=_verify)
 
-def _work(pipe, limits):
+def _work(pipe, limits, models):
     # the worker's life: takes (task, path, name), answers ('step', share, words), ('done', dict) or ('refused', status, title, detail)
     from deepfake_nb.detect.detector import Detector
     set_threads(1)
-    detector = Detector.pretrained()
+    detector = Detector.pretrained(*models)
     pipe.send(('ready',))
     while job := pipe.recv():
         task, path, name = job
@@ -79,12 +79,15 @@ def _work(pipe, limits):
 
 class Worker:
     "A process that looks at one file at a time."
-    def __init__(self, limits): self.limits, self.process = limits, None
+    def __init__(self,
+        limits=Limits(),
+        models=(), # see `Detector.pretrained`
+    ): self.limits, self.models, self.process = limits, models, None
 
     def start(self):
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.limits), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.limits, self.models), daemon=True)
         self.process.start()
         theirs.close()
         self.ready = False
@@ -390,10 +393,11 @@ def serve(
     key='', # see `application`
     urls=False, # whether addresses are fetched
     limits=Limits(),
+    models=(), # who is asked, see `Detector.pretrained`
 ):
     "Serve until stopped."
     import uvicorn
-    desk = Desk(limits)
+    desk = Desk(limits, Worker(limits, models))
     hosts = ('127.0.0.1', 'localhost', '[::1]') if host in ('127.0.0.1', 'localhost', '::1') else ('*',)
     try: uvicorn.run(application(desk, key, urls, hosts), host=host, port=port, log_level='warning', proxy_headers=False)
     finally: desk.close()

@@ -143,7 +143,7 @@ def test_a_missing_extra_is_named(module, args):
 
 
 def test_errors_are_one_line_and_exit_2(cli, tmp_path):
-    for args in (["prepare", tmp_path / "nowhere", tmp_path / "out"], ["report", "juggling"], ["detect", "--weights", tmp_path / "w.safetensors", "x.mp4"],
+    for args in (["prepare", tmp_path / "nowhere", tmp_path / "out"], ["report", "juggling"], ["detect", "--model", tmp_path / "w.safetensors", "x.mp4"],
                  ["report", "--profile", "huge"], ["detcet", "x"], ["actors", tmp_path, "--identities", "1"]):
         done = cli(*args)
         assert done.returncode == 2 and done.stderr.startswith("deepfake-nb: error: ") and done.stderr.count("\n") == 1, (args, done.stderr)

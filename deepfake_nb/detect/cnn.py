@@ -224,23 +224,22 @@ def distance(
 # %% ../../nbs/21_detect.cnn.ipynb #645427f5
 def fit_stack(
     y, # (N,) 0 real, 1 fake
-    network, # (N,) logits
-    noise, # (N,) logits
-) -> list: # [weight of the network, weight of the noise, offset]
+    *logits, # (N,) of each detector
+) -> list: # the weight of each, and an offset
     "Logistic regression at even odds with weights of 0 or more."
     from scipy.optimize import minimize
-    y, x = np.asarray(y, float), np.stack([network, noise, np.ones(len(y))], 1)
+    y, x, n = np.asarray(y, float), np.stack([*logits, np.ones(len(y))], 1), len(logits)
     weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
-    def loss(w): return (weight*(np.logaddexp(0, z := x@w) - y*z)).mean() + 1e-3*(w[:2]**2).sum()
-    return minimize(loss, [.5, .5, 0], method='L-BFGS-B', bounds=[(0, None), (0, None), (None, None)]).x.tolist()
+    def loss(w): return (weight*(np.logaddexp(0, z := x@w) - y*z)).mean() + 1e-3*(w[:n]**2).sum()
+    return minimize(loss, [1/n]*n + [0], method='L-BFGS-B', bounds=[(0, None)]*n + [(None, None)]).x.tolist()
 
 def stacked(
     stack, # what `fit_stack` gave
-    network, # (N,) logits
-    noise, # (N,) logits
+    *logits, # (N,) of each detector
 ) -> np.ndarray: # (N,) logits
-    "Both opinions in one."
-    return stack[0]*np.asarray(network) + stack[1]*np.asarray(noise) + stack[2]
+    "All opinions in one."
+    return sum(w*np.asarray(z) for w, z in zip(stack, logits, strict=False)) + stack[-1]
+
 
 # %% ../../nbs/21_detect.cnn.ipynb #5397fcd7
 SHIPPED = PACKAGE/'weights'

@@ -41,7 +41,6 @@ class Evidence:
     faces: list = field(default_factory=list) # of FaceView, the most suspicious first
     sound: SoundView | None = None
     words: list = field(default_factory=list) # of str, see `explain.read_outs`
-    provenance: list = field(default_factory=list) # of str, see `provenance.verify`
 
 # %% ../../nbs/25a_detect.page.ipynb #0d152208
 def data_uri(

@@ -14,9 +14,9 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-import torch
 from ..core import MediaError
-from ..data.faces import Face, FaceTracker, align
+from ..data.faces import Face, FaceTracker, align, align_points
+from ..data.preprocess import Recipe
 from .detector import MIN_FACE, pool
 from ..media import read_frames
 
@@ -101,27 +101,24 @@ class Moment:
 class Watcher:
     "Looks at frames one after the other."
     def __init__(self,
-        expert, # FaceExpert, see `detector`
+        expert, # who is asked about faces, see `detector.load_expert`
         device='cpu', # torch device
-    ): self.expert, self.device, self.tracker, self.looks, self.last = expert, device, FaceTracker(), {}, {}
+    ): self.expert, self.device, self.tracker, self.looks, self.last, self.said = expert, device, FaceTracker(), {}, {}, {}
 
-    @torch.inference_mode()
     def _look(self, i, at, frame, face):
-        size, card = self.expert.card['size'], self.expert.card
-        crop, _ = align(frame, face.landmarks, size)
-        logit = float(self.expert.model(torch.from_numpy(crop).permute(2, 0, 1)[None].float().to(self.device)/255)[0])
-        if 'stack' in card: logit = card['stack'][0]*logit + card['stack'][2]
-        self.looks.setdefault(i, deque()).append((at, logit))
-        self.last[i] = at
+        crop, matrix = align(frame, face.landmarks, Recipe.size)
+        logits, note = self.expert.look_at(crop[None], align_points(face.landmarks, matrix)[None], self.device)
+        looks = self.looks.setdefault(i, deque())
+        looks.append((at, float(logits[0]), bool(note)))
+        while at - looks[0][0] > MEMORY: looks.popleft()
+        value, _, word = pool([v for _, v, _ in looks], self.expert.card)
+        strange = np.mean([s for *_, s in looks]) > .5
+        self.last[i], self.said[i] = at, (value, word if len(looks) >= LEAST and not strange else 'uncertain')
 
-    def _say(self, i, at, face, scale):
-        looks = self.looks.get(i, deque())
-        while looks and at - looks[0][0] > MEMORY: looks.popleft()
+    def _say(self, i, face, scale):
         box = [round(float(v)/scale, 1) for v in face.box]
-        if not looks: return dict(id=i, box=box, likelihood=None, verdict='uncertain')
-        value, _, word = pool([v for _, v in looks], self.expert.card)
-        known = len(looks) >= LEAST and box[3] - box[1] >= MIN_FACE
-        return dict(id=i, box=box, likelihood=value, verdict=word if known else 'uncertain')
+        value, word = self.said.get(i, (None, 'uncertain'))
+        return dict(id=i, box=box, likelihood=value, verdict=word if box[3] - box[1] >= MIN_FACE else 'uncertain')
 
     def see(self,
         at, # s, rising
@@ -137,11 +134,11 @@ class Watcher:
             whole = Face(face.box/scale, face.score, ((face.landmarks + .5)/scale - .5).astype(np.float32))
             self._look(i, at, frame, whole)
         self.looks = {i: v for i, v in self.looks.items() if i in self.tracker.live}
-        return [self._say(i, at, f, scale) for i, f in faces.items()]
+        return [self._say(i, f, scale) for i, f in faces.items()]
 
 def watch_stream(
     source, # see `frames_of`
-    expert, # FaceExpert, such as `Detector.pretrained().face`
+    expert, # who is asked about faces, such as `Detector.pretrained().face`
     device='cpu', # torch device
 ): # yields Moment
     "Look at a stream until it ends. Raises `MediaError`."
