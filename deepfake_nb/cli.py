@@ -7,7 +7,7 @@ __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'E
            'Way', 'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'EXTRAS',
            'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'evaluate', 'calibrate', 'detect', 'verify',
            'consent_new', 'consent_check', 'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'gan_train',
-           'gan_sample', 'gan_render', 'report', 'doctor', 'main']
+           'gan_sample', 'gan_render', 'report', 'bench', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -508,6 +508,24 @@ def report(
     if chapters == ['check']: raise typer.Exit(min(1, check_report(profile, out or '')))
     results = run_report(profile, chapters or (), out or '', seed, device, quiet, say=print)
     if any(r.state == 'failed' for r in results): raise typer.Exit(1)
+
+# %% ../nbs/61_cli.ipynb #463a3ff2
+@app.command(epilog='Examples: deepfake-nb bench  ·  deepfake-nb bench clip.mp4 --json')
+def bench(
+    clip: Annotated[Optional[Path], Argument(help='A video with a face and sound; ten seconds of a built-in actor in 720p by default.', show_default=False)] = None,
+    repeats: Annotated[int, Option(min=1, help='Rounds, of which the median is shown.')] = 3,
+    as_json: Annotated[bool, Option('--json', help='As JSON.')] = False, quiet: Quiet = False):
+    "Measure how long an answer takes on this machine, warm, beside decoding the clip and beside the usual recipe."
+    import tempfile
+    import numpy as np
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.latency import talking_clip, warm_seconds
+    set_threads(max(1, WORKERS//2))
+    with tempfile.TemporaryDirectory() as folder:
+        if not clip: talking_clip(clip := Path(folder)/'clip.mp4', 10)
+        took = {k: round(float(np.median(v)), 3) for k, v in warm_seconds(clip, repeats).items()}
+    if as_json: print(json.dumps(took))
+    else: print('\n'.join(f'{k:<24} {v:8.3f} s' for k, v in took.items()))
 
 # %% ../nbs/61_cli.ipynb #6748f9f1
 @app.command()

@@ -48,6 +48,12 @@ def _checked(path, limits):
 
 def _detect(detector, path, name, limits, say):
     from dataclasses import replace
+    _checked(path, limits)
+    say(.1, 'looking for faces and voices')
+    return dict(verdict=replace(detector.predict(path), path=name).json())
+
+def _report(detector, path, name, limits, say):
+    from dataclasses import replace
     from deepfake_nb.detect.page import verdict_page
     _checked(path, limits)
     say(.1, 'looking for faces and voices')
@@ -62,7 +68,7 @@ def _verify(detector, path, name, limits, say):
     say(.1, 'looking for marks')
     return dict(verification=verify(path).json() | dict(path=name))
 
-TASKS = dict(detect=_detect, verify=_verify)
+TASKS = dict(detect=_detect, report=_report, verify=_verify)
 
 def _work(pipe, limits, models):
     # the worker's life: takes (task, path, name), answers ('step', share, words), ('done', dict) or ('refused', status, title, detail)
@@ -271,16 +277,17 @@ def api(
 
     @app.post('/v1/detect', tags=['detect'], summary='Look at a picture, a video or a sound')
     def detect(file: UploadFile | None = File(None, description='The file; what it is goes by its content.'), url: str = Form('', description='Its address instead, where the service allows that.'),
+               report: bool = Form(False, description='Also draw the page that /v1/jobs/{id}/report gives; takes longer than the verdict.'),
                background: bool = Form(False, description='Answer at once with a job, and look at the file meanwhile.')):
-        job = _hand_in(desk, 'detect', file, url, urls)
+        job = _hand_in(desk, 'report' if report else 'detect', file, url, urls)
         return JSONResponse(job.json(), 202, {'Location': f'/v1/jobs/{job.id}'}) if background else _answer(job, desk.limits)
 
     @app.get('/v1/jobs/{id}', tags=['detect'], summary='How far a job is, and its answer')
     def job(id: str): return desk.find(id).json()
 
-    @app.get('/v1/jobs/{id}/report', tags=['detect'], summary='The answer as a page to read', response_class=HTMLResponse)
+    @app.get('/v1/jobs/{id}/report', tags=['detect'], summary='The answer as a page to read, where it was asked for', response_class=HTMLResponse)
     def report(id: str):
-        if 'report' not in (found := desk.find(id)).answer: raise Problem(409, 'No report', f'the job is {found.state}')
+        if 'report' not in (found := desk.find(id)).answer: raise Problem(409, 'No report', f'the job is {found.state}' + (', and no report was asked for: send report=true with the file' if found.task != 'report' else ''))
         return found.answer['report']
 
     @app.post('/v1/verify', tags=['provenance'], summary='Look for Content Credentials, invisible marks and labels')
@@ -326,7 +333,7 @@ def _refused(problem):
 
 def _watch(desk, path):
     # yields (what is shown, report file or None) until the job is over
-    job = desk.new('detect', Path(path).name)
+    job = desk.new('report', Path(path).name)
     shutil.move(path, job.file)
     try: desk.submit(job)
     except Problem as e:

@@ -14,6 +14,7 @@ DOORS = {
     "provenance.py": "the door",
     "data/actors.py": "the built-in data set, signed by its command",
     "benchmarks.py": "clips in a temporary folder, to be timed and thrown away",
+    "latency.py": "a clip in a temporary folder, to be timed and thrown away",
 }
 
 

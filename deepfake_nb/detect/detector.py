@@ -9,6 +9,7 @@ __all__ = ['FALSE_ALARMS', 'MISSES', 'EXPERTS', 'MIN_FACE', 'MIN_VOICE', 'SIGHTS
 
 # %% ../../nbs/27_detect.detector.ipynb #c9ae6858
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -18,9 +19,8 @@ from fastcore.basics import patch
 import numpy as np
 import torch
 from ..core import DataError, DeepfakeNBError, MediaError, NoFaceError, WeightsError, digest, load_weights, pick_device
-from ..data.augment import RATE
 from ..data.faces import align, align_points, track_faces
-from ..data.preprocess import Recipe, decode_crop, encode_crop, face_rows, log_mel
+from ..data.preprocess import RATE, Recipe, decode_crop, encode_crop, face_rows, log_mel
 from .audio import WINDOW, VoiceCNN, voice_windows
 from .baseline import ResidualModel, load_residual
 from .cnn import SHIPPED, FaceCNN, distance, load_detector, stacked
@@ -264,7 +264,12 @@ class Detector:
         path, # image, video or sound
     ) -> Verdict:
         "Look at one file. Raises `MediaError`, `NoFaceError`."
-        info = probe(path)
+        with ThreadPoolExecutor(1) as side: # marks are looked for on the second core
+            marks = side.submit(_provenance, path)
+            verdict = self._look_at(path, probe(path))
+            return replace(verdict, provenance=marks.result())
+
+    def _look_at(self, path, info):
         found, open_, said, faces, sounds = [], [], [], [], []
         if info.kind != 'audio': found, open_, faces = face_findings(self.face, path, info, self.device)
         if info.has_audio:
@@ -275,7 +280,7 @@ class Detector:
         if not found: raise MediaError(f'{path}: silent; there is nothing to judge in it')
         open_ += sorted({f'these weights know {e.card["scope"]} only' for e in self._asked(found) if e.card['only'] not in info.comment})
         verdict = self._verdict(str(path), info.kind, found, open_, said)
-        return replace(verdict, looked_at=_looked_at(info, found), provenance=_provenance(path), calibration=digest([(e.card['platt'], e.card['conformal']) for e in self._asked(found)]), closer=lambda: self._evidence(path, info, faces, sounds))
+        return replace(verdict, looked_at=_looked_at(info, found), calibration=digest([(e.card['platt'], e.card['conformal']) for e in self._asked(found)]), closer=lambda: self._evidence(path, info, faces, sounds))
 
     def _asked(self, found): return [e for kind, e in (('face', self.face), ('voice', self.voice)) if any(f['kind'] == kind for f in found)]
 

@@ -15,14 +15,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from ..core import DataError, WeightsError, digest, file_sha256, read_json, write_json
-from ..data.actors import COMMENT
-from ..data.manifest import data_hash
 from ..data.preprocess import decode_crop
 from .cnn import fit_stack, stacked
-from .models import Faces, Voices, actors_only, by_clip, judge, prepared
 from ..metrics import auc, interval
 
 
@@ -235,6 +231,7 @@ def fit_panel(
     seed=0, # int
 ) -> tuple: # (dict for the card: stack, platt, conformal, spread; dict of metrics)
     "Weigh and calibrate on validation, measure on test. Raises `DataError` where a part has only one class."
+    from deepfake_nb.detect.models import by_clip, judge # brings fastai, which answering does without
     people = np.array(sorted(set(val[0].identity), key=lambda i: digest([seed, i])))
     first = val[0].identity.isin(people[::2] if len(val) > 1 else [])
     if len(val) > 1 and any(val[0].y[part].nunique() < 2 for part in (first, ~first)): raise DataError('too few validation people to weigh detectors against each other; add people, or calibrate one alone')
@@ -266,6 +263,12 @@ def calibrate(
     say=None, # called with a line
 ) -> dict: # metrics on the test people
     "Calibrate one detector, or weigh several, on prepared data. Raises `DataError`."
+    from deepfake_nb.data.actors import COMMENT
+    from deepfake_nb.data.manifest import data_hash
+    from deepfake_nb.detect.models import Faces, Voices, actors_only, prepared
+    from deepfake_nb.data.actors import COMMENT
+    from deepfake_nb.data.manifest import data_hash
+    from deepfake_nb.detect.models import Faces, Voices, actors_only, prepared
     tell = say or (lambda line: None)
     if len({m.takes for m in members}) != 1: raise DataError('some of these detectors look at faces and some at voices; calibrate them apart')
     manifest, task = prepared(folder, seed, tell), dict(face=Faces, voice=Voices)[members[0].takes]
