@@ -6,8 +6,8 @@
 __all__ = ['app', 'WORKERS', 'Workers', 'Quiet', 'Seed', 'Data', 'RunFolder', 'Epochs', 'BatchSize', 'Rate', 'Device', 'Models',
            'Way', 'consent', 'swap', 'Consents', 'gan', 'Record', 'Speaker', 'Inverter', 'ClickException', 'EXTRAS',
            'actors', 'prepare', 'audit', 'fetch', 'train', 'finetune', 'evaluate', 'calibrate', 'detect', 'verify',
-           'consent_new', 'consent_check', 'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'gan_train',
-           'gan_sample', 'gan_render', 'report', 'bench', 'doctor', 'main']
+           'consent_new', 'consent_check', 'stream', 'export', 'serve', 'swap_train', 'swap_apply', 'swap_demo',
+           'gan_train', 'gan_sample', 'gan_render', 'report', 'bench', 'doctor', 'main']
 
 # %% ../nbs/61_cli.ipynb #a564276c
 import json, os, sys
@@ -441,6 +441,16 @@ def swap_apply(
     done = preview_swap(run, src, out, preview, *how) if preview else convert(run, src, out, *how, quiet)
     if as_json: print(json.dumps(dict(done, path=str(out))))
     elif not quiet: _err().print('{out}: {swapped} of {frames} frames swapped; left as they were: {absent} without the person, {turned} turned away'.format(out=out, **done), soft_wrap=True)
+
+# %% ../nbs/61_cli.ipynb #464cb833
+@swap.command('demo', epilog='Example: deepfake-nb swap demo')
+def swap_demo(quiet: Quiet = False):
+    "Learn, once, to swap two built-in actors: what the page of `deepfake-nb serve` shows. The same command goes on where it was stopped."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.generate.demo import train_demo
+    set_threads(max(1, WORKERS//2))
+    run = train_demo(say=None if quiet else lambda line: _err().print(line, soft_wrap=True), quiet=quiet)
+    if not quiet: _err().print(f'done: {run}', soft_wrap=True)
 
 # %% ../nbs/61_cli.ipynb #20d17138
 gan = typer.Typer(no_args_is_help=True, help='Spoken words drawn by a recurrent network, and utterances rendered in another voice. Everything it writes is marked and signed.')

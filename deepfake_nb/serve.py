@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'CSP', 'TABS', 'IDLE', 'STYLE', 'Problem', 'Limits', 'Worker', 'Job', 'Desk', 'Door', 'api', 'page_tab',
-           'file_tab', 'page', 'application', 'serve']
+           'file_tab', 'drawn_faces', 'camera_tab', 'make_tab', 'page', 'application', 'serve']
 
 # %% ../nbs/60_serve.ipynb #80ca1921
 import multiprocessing, os, secrets, shutil, tempfile, threading, time
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
+import numpy as np
 from . import __version__
 from .core import PACKAGE, DeepfakeNBError, set_threads
 
@@ -362,10 +363,83 @@ def file_tab(desk):
             for html, file in _watch(desk, path): yield html, gr.update(value=file, visible=bool(file))
     given.change(look, given, [shown, report], show_progress='hidden', concurrency_limit=8)
 
+# %% ../nbs/60_serve.ipynb #d00be751
+def drawn_faces(
+    frame, # (H, W, 3) uint8 RGB
+    faces, # of dicts: box, verdict, as `Watcher.see` gives them
+) -> np.ndarray: # (H, W, 3) uint8 RGB
+    "A frame with a box around each face: orange for fake, blue for real, grey for uncertain."
+    import cv2
+    colours, out = dict(fake=(200, 80, 10), real=(1, 115, 178), uncertain=(150, 150, 150)), frame.copy()
+    for f in faces:
+        x0, y0, x1, y1 = (round(v) for v in f['box'])
+        cv2.rectangle(out, (x0, y0), (x1, y1), colours[f['verdict']], max(2, frame.shape[0]//180))
+    return out
+
+def _said(faces):
+    # what is known of a frame, in words
+    scored = [f for f in faces if f['likelihood'] is not None]
+    if not faces: return '<div class="live">no face in the picture</div>'
+    if not scored: return '<div class="live">a face; nothing can be said yet</div>'
+    worst = max(scored, key=lambda f: f['likelihood'])
+    return f'<div class="live"><b class="word {worst["verdict"]}">{worst["verdict"].upper()}</b> likelihood of fake {worst["likelihood"]:.2f}</div>'
+
+@page_tab('Live camera')
+def camera_tab(desk):
+    "Watch a camera."
+    import gradio as gr
+    expert = {}
+    def look(frame, watcher):
+        from deepfake_nb.detect.detector import Detector
+        from deepfake_nb.detect.realtime import Watcher
+        if frame is None: return None, _said([]), None
+        if not expert: expert['face'] = Detector.pretrained(*desk.worker.models).face
+        watcher = watcher or Watcher(expert['face'])
+        faces = watcher.see(time.monotonic(), frame)
+        return drawn_faces(frame, faces), _said(faces), watcher
+    with gr.Row():
+        camera = gr.Image(sources=['webcam'], streaming=True, label='Camera', elem_id='camera', height=360)
+        seen = gr.Image(label='Seen', interactive=False, elem_id='seen', height=360)
+    words, watcher = gr.HTML(_said([]), elem_id='live'), gr.State()
+    camera.stream(look, [camera, watcher], [seen, words, watcher], stream_every=.2, time_limit=600, concurrency_limit=1, show_progress='hidden')
+
+# %% ../nbs/60_serve.ipynb #006ef09b
+def _scratch(suffix): # a file for the page, which gradio removes after a while
+    return str(Path(tempfile.mkdtemp(dir=os.environ['GRADIO_TEMP_DIR']))/f'deepfake_nb{suffix}')
+
+@page_tab('Make one')
+def make_tab(desk):
+    "A swap between built-in actors, and a spoken digit."
+    import gradio as gr
+    from deepfake_nb.generate import demo
+    words, voices = demo.demo_words()
+    def swap(way):
+        try:
+            demo.demo_origin() # before anything is written
+            found = demo.demo_swap(path := _scratch('.mp4'), 'a' if way.startswith('the first') else 'b')
+        except DeepfakeNBError as e: return None, f'**Not made:** {e}'
+        return path, f'{found["swapped"]} of {found["frames"]} frames swapped by {demo.demo_origin()}. Neither of the two exists. `deepfake-nb verify` says: {found["verified"]}.'
+    def say(word, voice, seed):
+        found = demo.demo_voice(path := _scratch('.wav'), word, voice, int(seed or 0))
+        return path, f'Drawn by the LSTM-GAN that comes with the package, three times with different chance ({found["licence"]}). `deepfake-nb verify` says: {found["verified"]}.'
+    with gr.Row():
+        with gr.Column():
+            gr.Markdown('### A face in another film')
+            way = gr.Radio(['the first actor gets the face of the second', 'the second actor gets the face of the first'], value='the first actor gets the face of the second', label='Who', elem_id='way')
+            go, film, about = gr.Button('Swap', variant='primary', elem_id='swap'), gr.Video(label='Film', interactive=False, elem_id='film'), gr.Markdown(elem_id='film-about')
+        with gr.Column():
+            gr.Markdown('### A spoken digit')
+            word, voice, seed = gr.Dropdown(words, value=words[0], label='Digit', elem_id='word'), gr.Dropdown(voices, value=voices[0], label='Voice'), gr.Number(0, label='Chance', precision=0)
+            speak, sound, told = gr.Button('Speak', variant='primary', elem_id='speak'), gr.Audio(label='Sound', interactive=False, elem_id='sound'), gr.Markdown(elem_id='sound-about')
+    go.click(swap, way, [film, about], concurrency_limit=1)
+    speak.click(say, [word, voice, seed], [sound, told], concurrency_limit=1)
+    gr.Markdown('Files of your own are not swapped here: that wants a record of consent, see `deepfake-nb swap train --help`.')
+
 # %% ../nbs/60_serve.ipynb #dbb33e5a
-STYLE = '''.gradio-container { max-width: 1180px !important; margin: auto } footer { display: none !important }
+STYLE = '''.gradio-container { max-width: 1180px !important; width: 100%; margin: auto } footer { display: none !important }
 .idle { border: 1px dashed var(--border-color-primary); border-radius: 10px; padding: 4.5rem 1.5rem; text-align: center; color: var(--body-text-color-subdued); line-height: 1.7 }
 .idle.refused { border-color: #c8500a; color: var(--body-text-color) } .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); max-width: 22rem; margin: 0 auto 1rem; overflow: hidden }
+.live { padding: .6rem 0; font-size: 1.1rem } .live .word { margin-right: .6rem } .live .fake { color: #c8500a } .live .real { color: #0173b2 }
 .bar i { display: block; height: 100%; background: #0173b2; transition: width .4s }'''
 
 def page(

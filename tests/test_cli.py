@@ -153,10 +153,11 @@ def test_errors_are_one_line_and_exit_2(cli, tmp_path):
 def test_help_of_every_command(cli):
     top = cli("--help")
     assert top.returncode == 0
-    for command in ("actors", "prepare", "audit", "fetch", "detect", "report", "doctor"):
+    for command in "actors prepare audit fetch train finetune evaluate calibrate detect verify consent stream export serve swap gan report bench doctor".split():
         assert command in top.stdout
         shown = cli(command, "--help")
         assert shown.returncode == 0 and "Usage" in shown.stdout
+    assert "\x1b" not in cli("--help", NO_COLOR="1", FORCE_COLOR="").stdout and "--install-completion" in top.stdout
 
 
 def test_doctor(cli):

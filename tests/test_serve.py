@@ -70,6 +70,42 @@ def test_a_hanging_worker_is_replaced(clip):
     assert states == [500, "done"] and not home.exists()
 
 
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory):
+    "What a camera sees: an actor."
+    import av
+    from deepfake_nb.data.actors import ActorClip
+    path = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    with av.open(str(path), "w", format="mjpeg") as film:
+        stream = film.add_stream("mjpeg", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 320, 320, "yuvj420p"
+        for frame in ActorClip(3, 0, 0, 0.8, 320).frames(): film.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+        film.mux(stream.encode())
+    return path
+
+
+@pytest.mark.browser
+def test_camera_and_making_in_a_browser(served, chromium, camera, tmp_path):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        args = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}"]
+        browser = p.chromium.launch(executable_path=chromium, args=args)
+        page = browser.new_context(permissions=["camera"]).new_page()
+        page.goto(served)
+        page.get_by_role("tab", name="Make one").click()
+        page.locator("#speak").click()
+        page.locator("#sound-about:has-text('GENERATED')").wait_for(timeout=120000)
+        page.locator("#swap").click()
+        page.locator("#film-about:has-text('swap demo')").wait_for(timeout=120000)
+        page.get_by_role("tab", name="Live camera").click()
+        page.get_by_text("Click to Access Webcam").click()
+        page.locator('#camera button[aria-label="capture photo"]').click()
+        page.locator("#live:has-text('likelihood of fake')").wait_for(timeout=120000)
+        assert page.locator("#seen img").count() == 1
+        page.screenshot(path=tmp_path / "live.png")
+        browser.close()
+
+
 @pytest.mark.browser
 def test_page_in_a_browser(served, chromium, actors, tmp_path):
     from playwright.sync_api import sync_playwright
