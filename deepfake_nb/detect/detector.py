@@ -127,9 +127,11 @@ class FaceExpert(Expert):
         device='cpu', # torch device
     ) -> tuple: # (logits (N,), note as of `look`)
         "Score the crops of one face."
-        logits, note = self.look(self._planes(crops, device))
-        if self.residual is None: return logits, note
-        return stacked(self.card['stack'], logits, [self.residual.logit(c, p) for c, p in zip(crops, points)]), note
+        if self.residual is None: return self.look(self._planes(crops, device))
+        with ThreadPoolExecutor(1) as side: # the two look at the same time
+            noise = side.submit(lambda: [self.residual.logit(c, p) for c, p in zip(crops, points)])
+            logits, note = self.look(self._planes(crops, device))
+            return stacked(self.card['stack'], logits, noise.result()), note
 
     def heat(self, crops, points, device): # (N, S, S) as of `grad_cam`
         return grad_cam(self.model, self._planes(crops, device))
