@@ -107,9 +107,11 @@ class Expert:
         x, # (N, ...) float32, what the network takes
     ) -> tuple: # (logits (N,), a note if x is unlike the training data, or '')
         "Score a batch, and say whether that means anything."
-        far = float(np.median(distance(self.model.signature(x).cpu(), self.domain)))
+        signature, head = self.model.signature(x), self.model.head
+        far = float(np.median(distance(signature.cpu(), self.domain)))
         note = f'unlike the data this model knows ({self.card["scope"]}): distance {far:.1f}, limit {self.card["threshold"]:.1f}'
-        return self.model(x).float().cpu().numpy(), note if far > self.card['threshold'] else ''
+        logits = head(signature[:, :head[-1].in_features])[:, 0] # a signature begins with the features: the network runs once
+        return logits.float().cpu().numpy(), note if far > self.card['threshold'] else ''
 
 @dataclass
 class FaceExpert(Expert):
