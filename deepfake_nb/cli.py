@@ -508,14 +508,15 @@ def gan_render(
 # %% ../nbs/61_cli.ipynb #d55d4e93
 @app.command(epilog='Examples: deepfake-nb report detect.cnn --profile smoke  ·  deepfake-nb report check')
 def report(
-    chapters: Annotated[Optional[list[str]], Argument(help='Chapter names, such as detect.cnn; none means all that the profile does not skip. The word check compares the last run with reports/expected.', show_default=False)] = None,
+    chapters: Annotated[Optional[list[str]], Argument(help='Chapter names, such as detect.cnn; none means all that the profile does not skip. The word check compares the last run with reports/expected, keep puts its chapters into reports/full.', show_default=False)] = None,
     profile: Annotated[str, Option(help='Sizes and data of the run: smoke, actors, cpu or gpu.')] = 'smoke',
     out: Annotated[Optional[Path], Option(help='Folder; reports/PROFILE by default.', show_default=False)] = None,
     device: Annotated[str, Option(help="torch device; the profile's by default.", show_default=False)] = '',
     seed: Seed = 0, quiet: Quiet = False):
-    "Run the chapters (those that changed) and gather one page of numbers and figures; or check that a run gave what was expected."
-    from deepfake_nb.report import check_report, run_report
+    "Run the chapters (those that changed) and gather one page of numbers and figures; or check that a run gave what was expected, or keep it."
+    from deepfake_nb.report import check_report, keep_report, run_report
     if chapters == ['check']: raise typer.Exit(min(1, check_report(profile, out or '')))
+    if chapters == ['keep']: return keep_report(profile, out or '')
     results = run_report(profile, chapters or (), out or '', seed, device, quiet, say=print)
     if any(r.state == 'failed' for r in results): raise typer.Exit(1)
 

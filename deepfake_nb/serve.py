@@ -411,7 +411,7 @@ def _scratch(suffix): # a file for the page, which gradio removes after a while
 def make_tab(desk):
     "A swap between built-in actors, and a spoken digit."
     import gradio as gr
-    from deepfake_nb.generate import demo
+    import deepfake_nb.generate.demo as demo
     words, voices = demo.demo_words()
     def swap(way):
         try:

@@ -48,7 +48,7 @@ def demo_origin(
 ) -> str:
     "Where the network is from. Raises `WeightsError` where there is none yet."
     try: net, _ = load_swap(demo_folder()/'run')
-    except WeightsError as e: raise WeightsError('no swap of actors was trained on this machine yet; deepfake-nb swap demo does it, in half an hour or so on two cores') from e
+    except WeightsError as e: raise WeightsError('no swap of actors was trained on this machine yet; deepfake-nb swap demo does it, in some ten minutes') from e
     made = datetime.fromtimestamp((demo_folder()/'run'/'run.json').stat().st_mtime)
     return f'a network for faces of {net.size} px, trained on this machine by `deepfake-nb swap demo`, begun {made:%Y-%m-%d %H:%M}'
 
