@@ -2229,6 +2229,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan.Training.key': ( 'generate.lstm_gan.html#training.key',
                                                                                                'deepfake_nb/generate/lstm_gan.py'),
+                                               'deepfake_nb.generate.lstm_gan.Training.least_spread': ( 'generate.lstm_gan.html#training.least_spread',
+                                                                                                        'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan.Training.total': ( 'generate.lstm_gan.html#training.total',
                                                                                                  'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan._back': ( 'generate.lstm_gan.html#_back',

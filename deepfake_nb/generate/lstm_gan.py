@@ -328,6 +328,9 @@ class Training:
     def glimpse(self): return _glimpse(self) # -> tensor for `shown`: the same draws every time
 
     @property
+    def least_spread(self): return LEAST_SPREAD
+
+    @property
     def total(self): return self.plan.first + self.plan.steps
 
     @property
@@ -411,7 +414,7 @@ def trouble(
     if not np.isfinite([*row.values()]).all(): return 'it diverged: a loss is no number any more'
     if 'spread' not in row: return ''
     training.right, training.spread = (.98*getattr(training, k) + .02*row[k] for k in ('right', 'spread'))
-    if training.spread < LEAST_SPREAD: return f'mode collapse: what it draws is spread {training.spread:.2f} times as far as what is real, less than {LEAST_SPREAD}'
+    if training.spread < training.least_spread: return f'mode collapse: what it draws is spread {training.spread:.2f} times as far as what is real, less than {training.least_spread}'
     if training.right > MOST_RIGHT: return f'it diverged: the discriminator is right in {training.right:.1%} of the cases and teaches nothing any more'
     return ''
 
