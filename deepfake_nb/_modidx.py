@@ -2053,6 +2053,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'deepfake_nb/generate/flow_gan.py'),
                                                'deepfake_nb.generate.flow_gan.Generator.__init__': ( 'generate.flow_gan.html#generator.__init__',
                                                                                                      'deepfake_nb/generate/flow_gan.py'),
+                                               'deepfake_nb.generate.flow_gan.Generator._begin': ( 'generate.flow_gan.html#generator._begin',
+                                                                                                   'deepfake_nb/generate/flow_gan.py'),
                                                'deepfake_nb.generate.flow_gan.Generator._by_chance': ( 'generate.flow_gan.html#generator._by_chance',
                                                                                                        'deepfake_nb/generate/flow_gan.py'),
                                                'deepfake_nb.generate.flow_gan.Generator._drawn': ( 'generate.flow_gan.html#generator._drawn',
