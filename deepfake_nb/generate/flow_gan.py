@@ -6,10 +6,10 @@
 __all__ = ['FLOW_SIDE', 'HEARD', 'TRUTH', 'RELIED', 'LIPS', 'WIDTHS', 'CONTENT', 'CHANCE', 'MOTION', 'FIELD', 'PULL', 'RATES',
            'LEAST_SPREAD', 'MOVING', 'WINDOW', 'flow_of', 'warp', 'heard_at', 'Clips', 'actor_clips', 'flow_picture',
            'strip', 'Content', 'Watching', 'Drawer', 'composed', 'Drawn', 'Generator', 'Judges', 'FlowPlan',
-           'drawing_losses', 'Learning', 'retold_step', 'judged_step', 'glimpse', 'talk', 'write_talk', 'save_flow_gan',
+           'drawing_losses', 'Learning', 'retold_step', 'judged_step', 'talk', 'write_talk', 'save_flow_gan',
            'load_flow_gan', 'Reels', 'Viewer', 'train_viewer', 'seen', 'warping', 'lip_lag', 'measured']
 
-# %% ../../nbs/32_generate.flow_gan.ipynb #15ee78db
+# %% ../../nbs/32_generate.flow_gan.ipynb #5e6087b8
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..core import DataError, WeightsError, cached, digest, load_weights, progre
 from ..data.actors import FPS, ActorClip
 from ..data.features import lag_curve, lag_features, voice_envelope
 from ..data.preprocess import RATE, log_mel
-from .lstm_gan import Plan, Previews, Training, hinge, matched, scaled
+from .lstm_gan import Plan, Previews, Training, descend, hinge, matched, scaled
 from ..metrics import frechet_distance
 from ..provenance import ACTORS, Origin, write
 
@@ -346,7 +346,7 @@ def drawing_losses(
     return dict(frames=frames, raw=raw, flow=(sure*faster*(drawn.flow - flow).abs()).mean(), warp=(sure*weight*(warped - x[:, 1:]).abs()).mean(),
                 lips=(drawn.lips - lips).abs().mean(), price=drawn.price.mean())
 
-# %% ../../nbs/32_generate.flow_gan.ipynb #8788c2c7
+# %% ../../nbs/32_generate.flow_gan.ipynb #2f347812
 class Learning(Training):
     "A generator that moves faces, its judges, and all that is needed to go on."
     def __init__(self,
@@ -374,8 +374,6 @@ class Learning(Training):
 
     def due(self): return (retold_step if self.step < self.plan.first else judged_step)(self)
 
-    def glimpse(self): return glimpse(self)
-
     def batch(self, n): # n clips, half of them mirrored, in any light: frames, flow, relied, heard, nose, lips
         c, t = self.own_clips, self.plan.length
         i, at = torch.randint(len(c.frames), (n,), generator=self.random).tolist(), torch.randint(c.frames.shape[1] - t + 1, (n,), generator=self.random).tolist()
@@ -386,27 +384,30 @@ class Learning(Training):
         x, flow = (x*light).clamp(0, 1), torch.where(turned, flow.flip(4)*flow.new_tensor([-1, 1]).view(2, 1, 1), flow)
         return torch.where(turned, x.flip(4), x), flow, torch.where(turned[..., 0], relied.flip(3), relied), cut(c.heard, t), cut(c.nose, t), cut(c.truth[..., LIPS], t)
 
-# %% ../../nbs/32_generate.flow_gan.ipynb #c4666986
+# %% ../../nbs/32_generate.flow_gan.ipynb #1f6bd551
+@patch
+@torch.no_grad()
+def glimpse(self:Learning): # three faces of the training, moved in the same way every time: five moments, (3, 5, 3, S, S) half, on the CPU
+    c, random = self.own_clips, torch.Generator().manual_seed(self.seed)
+    i = np.linspace(0, len(c.frames) - 1, 3).round().astype(int)
+    given = torch.from_numpy(c.frames[i, 0]).float()/255, torch.from_numpy(c.heard[i]), torch.randn(3, c.heard.shape[1], CHANCE, generator=random)
+    made = self.mean(*(v.to(self.device) for v in given)).frames
+    return made[:, np.linspace(0, made.shape[1] - 1, 5).round().astype(int)].half().cpu()
+
+# %% ../../nbs/32_generate.flow_gan.ipynb #e19f63a6
 def _noise(t, n): return torch.randn(n, t.plan.length, CHANCE, generator=t.random).to(t.device)
 
 def _weighed(parts, plan): return sum(PULL[k]*v for k, v in parts.items() if plan.flow or k not in ('flow', 'warp'))
-
-def _descend(optimizer, net, loss, rate):
-    for group in optimizer.param_groups: group['lr'] = rate
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), 1.)
-    optimizer.step()
 
 def retold_step(training): # -> dict of floats
     "One step of retelling clips."
     t, at = training, training.step/training.plan.first
     x, flow, relied, heard, nose, lips = t.batch(t.plan.batch)
     parts = drawing_losses(t.net(x[:, 0], heard, _noise(t, len(x)), (x, flow, nose)), x, flow, relied, lips)
-    _descend(t.own, t.net, _weighed(parts, t.plan), t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
+    descend(t.own, t.net, _weighed(parts, t.plan), t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
     return {k: v.item() for k, v in parts.items()}
 
-# %% ../../nbs/32_generate.flow_gan.ipynb #4d9c12a3
+# %% ../../nbs/32_generate.flow_gan.ipynb #44ec8f3c
 def judged_step(training): # -> dict of floats
     "One step of the judges, and one of the generator: half of the clips are retold, half move by chance."
     t, rate = training, training.pace*min(1, 2 - 1.8*(training.step - training.plan.first)/training.plan.steps)
@@ -418,26 +419,17 @@ def judged_step(training): # -> dict of floats
     real, seen = t.judge(x, heard, some)
     fake = t.judge(made.detach(), heard, some)[0]
     wrong = hinge(real, fake)
-    _descend(t.theirs, t.judge, wrong, rate*RATES['discriminator'])
+    descend(t.theirs, t.judge, wrong, rate*RATES['discriminator'])
     t.judge.requires_grad_(False)
     verdicts, felt = t.judge(made, heard, some)
     t.judge.requires_grad_(True)
     parts = drawing_losses(retold, x[:half], flow[:half], relied[:half], lips[:half])
     parts |= dict(judge=-sum(v.mean() for v in verdicts)/len(verdicts), match=matched([s.detach() for s in seen], felt))
-    _descend(t.own, t.net, _weighed(parts, t.plan), rate*RATES['generator'])
+    descend(t.own, t.net, _weighed(parts, t.plan), rate*RATES['generator'])
     right = torch.cat([real[-1].flatten() > 0, fake[-1].flatten() < 0]).float().mean().item()
     def spread(x): return torch.pdist((x[half:] - x[half:, :1]).detach().flatten(1)).mean()
-    names = dict(judge='generator')
-    return {names.get(k, k): v.item() for k, v in parts.items()} | dict(discriminator=wrong.item(), right=right, spread=(spread(made)/spread(x)).item())
-
-@torch.no_grad()
-def glimpse(training): # -> (3, 5, 3, S, S) half, on the CPU
-    "Three faces of the training, moved in the same way every time: five moments of two seconds."
-    c, t = training.own_clips, training.plan.length
-    i = np.linspace(0, len(c.frames) - 1, 3).round().astype(int)
-    noise = torch.randn(3, c.heard.shape[1], CHANCE, generator=torch.Generator().manual_seed(training.seed))
-    made = training.mean(*(v.to(training.device) for v in (torch.from_numpy(c.frames[i, 0]).float()/255, torch.from_numpy(c.heard[i]), noise))).frames
-    return made[:, np.linspace(0, made.shape[1] - 1, 5).round().astype(int)].half().cpu()
+    row = {k: v.item() for k, v in parts.items()}
+    return row | dict(generator=row.pop('judge'), discriminator=wrong.item(), right=right, spread=(spread(made)/spread(x)).item())
 
 # %% ../../nbs/32_generate.flow_gan.ipynb #507a9520
 def _bytes(x): return (x.clamp(0, 1)*255).round().byte().cpu().numpy()
@@ -537,7 +529,16 @@ def _played(f, random):
     time[kind == 3] *= 2
     return f.gather(1, time[..., None].expand(-1, -1, f.shape[2])), kind
 
-# %% ../../nbs/32_generate.flow_gan.ipynb #7b031dd0
+# %% ../../nbs/32_generate.flow_gan.ipynb #04ed118f
+def _fit(net, loss, steps):
+    optimizer = torch.optim.AdamW(net.parameters())
+    pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        pace.step()
+
 def train_viewer(
     clips, # Clips, the training part of them
     steps, # of 48 frames, then as many of 32 clips
@@ -546,14 +547,6 @@ def train_viewer(
     "Learn to see."
     random, (n, t) = torch.Generator().manual_seed(seed), clips.frames.shape[:2]
     x, truth, person = torch.from_numpy(clips.frames).flatten(0, 1), torch.from_numpy(clips.truth).flatten(0, 1), torch.from_numpy(clips.person).repeat_interleave(t)
-    def steps_of(net, loss):
-        optimizer = torch.optim.AdamW(net.parameters())
-        pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss().backward()
-            optimizer.step()
-            pace.step()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Viewer(int(person.max()) + 1)
@@ -568,12 +561,13 @@ def train_viewer(
         i, at = torch.randint(n, (32,), generator=random), torch.randint(t - 2*WINDOW + 1, (32,), generator=random)
         played, kind = _played(torch.stack([f[k, s:s + 2*WINDOW] for k, s in zip(i, at)]), random)
         return F.cross_entropy(net.kind(net.moves(played)), kind)
-    steps_of(net, still) # learns the faces
+    _fit(net, still, steps)
     net.eval()
     with torch.no_grad(): f = torch.cat([net(p.float()/255)[0] for p in x.split(256)]).view(n, t, -1)
-    steps_of(nn.ModuleList([net.motion, net.kind]), moving)
+    _fit(nn.ModuleList([net.motion, net.kind]), moving, steps)
     return net.requires_grad_(False)
 
+# %% ../../nbs/32_generate.flow_gan.ipynb #beb43703
 def seen(
     viewer, # Viewer
     frames, # (N, T, 3, S, S) uint8

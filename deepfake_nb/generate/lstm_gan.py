@@ -7,11 +7,11 @@ __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VO
            'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'INVERTERS', 'SHIPPED', 'utterance', 'fitted',
            'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'Encoder', 'Refiner',
            'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan', 'Training',
-           'predict_step', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training', 'train',
-           'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render', 'joined',
-           'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader', 'train_reader',
-           'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines', 'measured',
-           'rendered_set']
+           'predict_step', 'descend', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training',
+           'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render',
+           'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
+           'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
+           'measured', 'rendered_set']
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #bdca0721
 import math, re
@@ -365,10 +365,16 @@ def predict_step(training): # -> dict of floats
     x, word, voice, *_ = t._batch()
     codes, price = t._read(x, word, voice)
     error = (t.net(codes, word, voice, _damaged(t, x) if at < .5 else None) - x).abs().mean()
-    _descend(t.own, t.net, error + min(1, 3*at)*price, t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
+    descend(t.own, t.net, error + min(1, 3*at)*price, t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
     return dict(error=error.item(), price=price.item())
 
-def _descend(optimizer, net, loss, rate):
+def descend(
+    optimizer, # of the weights of `net`
+    net, # nn.Module
+    loss, # scalar
+    rate, # of learning
+):
+    "One step down, the gradient clipped at a length of 1."
     for group in optimizer.param_groups: group['lr'] = rate
     optimizer.zero_grad()
     loss.backward()
@@ -395,12 +401,12 @@ def judged_step(training): # -> dict of floats
     real, classes, seen = t.judge(x, word, voice)
     fake = t.judge(made.detach(), *asked)[0]
     wrong = hinge(real, fake)
-    _descend(t.theirs, t.judge, wrong + told_apart(classes, dict(zip(('word', 'voice'), true))), rate*RATES['discriminator'])
+    descend(t.theirs, t.judge, wrong + told_apart(classes, dict(zip(('word', 'voice'), true))), rate*RATES['discriminator'])
     t.judge.requires_grad_(False)
     (verdicts, classes, felt), seen = t.judge(made, *asked), [s.detach() for s in seen]
     t.judge.requires_grad_(True)
     parts = dict(judge=-sum(v.mean() for v in verdicts)/3, match=matched(seen, felt), told=told_apart(classes, heard), retold=error + price)
-    _descend(t.own, t.net, sum(PULL[k]*v for k, v in parts.items()), rate*RATES['generator'])
+    descend(t.own, t.net, sum(PULL[k]*v for k, v in parts.items()), rate*RATES['generator'])
     half, right = len(x)//2, torch.cat([real[-1] > 0, fake[-1] < 0]).float().mean().item()
     spread = (torch.pdist(made[:half].detach().flatten(1)).mean()/torch.pdist(x[:half].flatten(1)).mean()).item()
     return dict(error=error.item(), price=price.item(), discriminator=wrong.item(), generator=parts['judge'].item(), match=parts['match'].item(), classes=parts['told'].item(), right=right, spread=spread)
