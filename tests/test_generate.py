@@ -106,3 +106,56 @@ def test_a_digit_in_another_voice(cli, media, tmp_path):
     file = next(media.rglob("7_george_0.wav"))
     ok(cli("gan", "render", file, tmp_path / "theo.wav", "--voice", "fsdd_theo", "--source", "fsdd_george", "--consent", "fsdd"))
     assert "7_george_0" in ok(cli("verify", tmp_path / "theo.wav")).stdout
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    "Two actors, three clips of 1.6 s each, 64 px."
+    from deepfake_nb.core import set_threads
+    from deepfake_nb.generate.flow_gan import actor_clips
+    set_threads(1)
+    return actor_clips(2, 3, 1.6, 64)
+
+
+def test_a_frame_is_painted_here_and_moved_there():
+    import torch
+    from deepfake_nb.generate.flow_gan import composed, warp
+    rng = torch.Generator().manual_seed(0)
+    raw, before = (torch.rand(1, 3, 64, 64, generator=rng) for _ in range(2))
+    flow, one = torch.zeros(1, 2, 64, 64), torch.ones(1, 1, 64, 64)
+    assert torch.equal(composed(raw, flow + 3, one, before), raw)
+    assert torch.allclose(composed(raw, flow, 0 * one, before), before, atol=1e-4)
+    right = flow + torch.tensor([-3.0, 0]).view(2, 1, 1) # it was three pixels further left
+    assert torch.allclose(warp(before, right)[..., 3:], before[..., :-3], atol=1e-4)
+
+
+@pytest.mark.parametrize("size, weights", [(64, 766_761), (128, 808_889)])
+def test_shapes_and_weights_of_the_face_generator(size, weights):
+    import torch
+    from deepfake_nb.generate.flow_gan import CHANCE, HEARD, Generator, Judges
+    net = Generator(size)
+    drawn = net(torch.rand(2, 3, size, size), torch.randn(2, 5, HEARD), torch.randn(2, 5, CHANCE))
+    assert drawn.frames.shape == (2, 5, 3, size, size) and drawn.flow.shape == (2, 4, 2, size, size)
+    assert sum(p.numel() for p in net.parameters()) == weights
+    assert [len(v) for v in Judges(size)(drawn.frames, torch.randn(2, 5, HEARD), torch.tensor([[1], [4]]))[0]] == [2, 2]
+
+
+def test_a_face_training_goes_on_where_it_stopped(faces, tmp_path):
+    from deepfake_nb.generate.flow_gan import FlowPlan, Learning
+    from deepfake_nb.generate.lstm_gan import train
+    plan, steps = FlowPlan(first=10, steps=10, batch=3, width=16, every=10, length=4), []
+    def stop(t): raise KeyboardInterrupt
+    once, twice = Learning(faces, plan), Learning(faces, plan)
+    train(once, tmp_path / "once", quiet=True)
+    with pytest.raises(KeyboardInterrupt): train(twice, tmp_path / "twice", stop, quiet=True)
+    twice = Learning(faces, plan)
+    train(twice, tmp_path / "twice", lambda t: steps.append(t.step), quiet=True)
+    assert steps == [20] and once.history == twice.history
+
+
+def test_a_face_that_stands_still_wins_nothing(faces):
+    from deepfake_nb.generate.flow_gan import warping
+    real = warping(faces.frames[0])
+    still = warping(faces.frames[0][:1].repeat(8, 0))
+    assert still["warping_error"] < 0.01 < real["warping_error"] and still["motion"] == 0
+    assert still["unexplained"] > 0.95 > real["unexplained"] + 0.1

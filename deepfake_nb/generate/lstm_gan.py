@@ -7,11 +7,11 @@ __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VO
            'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'INVERTERS', 'SHIPPED', 'utterance', 'fitted',
            'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'Encoder', 'Refiner',
            'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan', 'Training',
-           'predict_step', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training', 'train',
-           'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render', 'joined',
-           'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader', 'train_reader',
-           'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines', 'measured',
-           'rendered_set']
+           'predict_step', 'descend', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training',
+           'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render',
+           'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
+           'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
+           'measured', 'rendered_set']
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #bdca0721
 import math, re
@@ -318,8 +318,17 @@ class Training:
             self.mean = Generator(*size, plan.width).to(device).requires_grad_(False)
         self.mean.load_state_dict(self.net.state_dict())
         self.own, self.theirs = (torch.optim.Adam(n.parameters(), betas=(.5, .98)) for n in (self.net, self.judge))
-        self.random = torch.Generator().manual_seed(seed)
+        self._begin()
+
+    def _begin(self):
+        self.random = torch.Generator().manual_seed(self.seed)
         self.step, self.pace, self.setbacks, self.right, self.spread, self.history, self.shown = 0, 1., 0, .75, 1., [], []
+
+    def due(self): return (predict_step if self.step < self.plan.first else judged_step)(self) # -> dict of floats: one step
+    def glimpse(self): return _glimpse(self) # -> tensor for `shown`: the same draws every time
+
+    @property
+    def least_spread(self): return LEAST_SPREAD
 
     @property
     def total(self): return self.plan.first + self.plan.steps
@@ -356,10 +365,16 @@ def predict_step(training): # -> dict of floats
     x, word, voice, *_ = t._batch()
     codes, price = t._read(x, word, voice)
     error = (t.net(codes, word, voice, _damaged(t, x) if at < .5 else None) - x).abs().mean()
-    _descend(t.own, t.net, error + min(1, 3*at)*price, t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
+    descend(t.own, t.net, error + min(1, 3*at)*price, t.pace*RATES['first']*min(1, 20*at + .02)*(.6 + .4*math.cos(math.pi*at)))
     return dict(error=error.item(), price=price.item())
 
-def _descend(optimizer, net, loss, rate):
+def descend(
+    optimizer, # of the weights of `net`
+    net, # nn.Module
+    loss, # scalar
+    rate, # of learning
+):
+    "One step down, the gradient clipped at a length of 1."
     for group in optimizer.param_groups: group['lr'] = rate
     optimizer.zero_grad()
     loss.backward()
@@ -386,12 +401,12 @@ def judged_step(training): # -> dict of floats
     real, classes, seen = t.judge(x, word, voice)
     fake = t.judge(made.detach(), *asked)[0]
     wrong = hinge(real, fake)
-    _descend(t.theirs, t.judge, wrong + told_apart(classes, dict(zip(('word', 'voice'), true))), rate*RATES['discriminator'])
+    descend(t.theirs, t.judge, wrong + told_apart(classes, dict(zip(('word', 'voice'), true))), rate*RATES['discriminator'])
     t.judge.requires_grad_(False)
     (verdicts, classes, felt), seen = t.judge(made, *asked), [s.detach() for s in seen]
     t.judge.requires_grad_(True)
     parts = dict(judge=-sum(v.mean() for v in verdicts)/3, match=matched(seen, felt), told=told_apart(classes, heard), retold=error + price)
-    _descend(t.own, t.net, sum(PULL[k]*v for k, v in parts.items()), rate*RATES['generator'])
+    descend(t.own, t.net, sum(PULL[k]*v for k, v in parts.items()), rate*RATES['generator'])
     half, right = len(x)//2, torch.cat([real[-1] > 0, fake[-1] < 0]).float().mean().item()
     spread = (torch.pdist(made[:half].detach().flatten(1)).mean()/torch.pdist(x[:half].flatten(1)).mean()).item()
     return dict(error=error.item(), price=price.item(), discriminator=wrong.item(), generator=parts['judge'].item(), match=parts['match'].item(), classes=parts['told'].item(), right=right, spread=spread)
@@ -405,7 +420,7 @@ def trouble(
     if not np.isfinite([*row.values()]).all(): return 'it diverged: a loss is no number any more'
     if 'spread' not in row: return ''
     training.right, training.spread = (.98*getattr(training, k) + .02*row[k] for k in ('right', 'spread'))
-    if training.spread < LEAST_SPREAD: return f'mode collapse: what it draws is spread {training.spread:.2f} times as far as speech, less than {LEAST_SPREAD}'
+    if training.spread < training.least_spread: return f'mode collapse: what it draws is spread {training.spread:.2f} times as far as what is real, less than {training.least_spread}'
     if training.right > MOST_RIGHT: return f'it diverged: the discriminator is right in {training.right:.1%} of the cases and teaches nothing any more'
     return ''
 
@@ -413,7 +428,7 @@ def train_step(training): # -> str: trouble
     "One step of whatever is due; a row of history for every ten."
     t = training
     if t.step == t.plan.first: t.own.state.clear() # the second part is another problem: its momentum starts anew
-    row = (predict_step if t.step < t.plan.first else judged_step)(t)
+    row = t.due()
     if wrong := trouble(t, row): return wrong
     with torch.no_grad():
         for a, b in zip(t.mean.parameters(), t.net.parameters()): a.lerp_(b, 1 - (KEEP if t.step >= t.plan.first else .98))
@@ -436,7 +451,7 @@ def save_training(
     t = training
     tensors = {f'{n}.{k}': v for n in ('net', 'mean', 'judge') for k, v in getattr(t, n).state_dict().items()}
     tensors |= _optimizer_tensors('own', t.own) | _optimizer_tensors('theirs', t.theirs) | dict(random=t.random.get_state(), shown=torch.stack(t.shown) if t.shown else torch.zeros(0))
-    card = dict(kind='lstm_gan training', key=t.key, history=t.history, **{k: getattr(t, k) for k in ('step', 'pace', 'setbacks', 'right', 'spread')})
+    card = dict(kind='training of a GAN', key=t.key, history=t.history, **{k: getattr(t, k) for k in ('step', 'pace', 'setbacks', 'right', 'spread')})
     save_weights(Path(folder)/f'last{t.step//t.plan.every % 2}.safetensors', tensors, card)
 
 def _restore(t, tensors, card):
@@ -477,20 +492,20 @@ def train(
     if training.plan.every % 10: raise DataError(f'checkpoints every {training.plan.every} steps: want a multiple of 10')
     keep_memory()
     if not resume_training(training, folder): save_training(training, folder)
-    for _ in progress(_to_the_end(training, folder, watch, say), 'training the LSTM-GAN', training.total - training.step, quiet): pass
+    for _ in progress(_to_the_end(training, folder, watch, say), 'training the GAN', training.total - training.step, quiet): pass
 
 def _to_the_end(t, folder, watch, say):
     while t.step < t.total:
         if wrong := train_step(t): _go_back(t, folder, wrong, say)
         elif t.step % t.plan.every == 0 or t.step == t.total:
-            t.shown.append(_glimpse(t))
+            t.shown.append(t.glimpse())
             save_training(t, folder)
             watch(t)
         yield
 
 def _go_back(t, folder, wrong, say):
     pace, setbacks, at = t.pace/2, t.setbacks + 1, t.step
-    if setbacks > PATIENCE: raise DataError(f'the training failed {setbacks} times, the last time at step {at}: {wrong}. Its last good state is in {folder}; train on more utterances, or with a larger batch')
+    if setbacks > PATIENCE: raise DataError(f'the training failed {setbacks} times, the last time at step {at}: {wrong}. Its last good state is in {folder}; train on more data, or with a larger batch')
     resume_training(t, folder)
     t.pace, t.setbacks = pace, setbacks
     t.random.manual_seed(1000*t.seed + setbacks)
