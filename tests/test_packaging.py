@@ -32,7 +32,7 @@ def test_wheel_has_data_files_and_both_licences(wheel):
         assert f"deepfake_nb/{part}" in names
     info = next(n for n in names if n.endswith(".dist-info/METADATA"))
     meta = zipfile.ZipFile(wheel).read(info).decode()
-    assert "License-Expression: MIT AND CC-BY-4.0" in meta and "Requires-Dist: torch>=2.11" in meta
+    assert "License-Expression: MIT AND CC-BY-4.0 AND CC-BY-SA-4.0 AND CC-BY-NC-SA-4.0" in meta and "Requires-Dist: torch>=2.11" in meta
     assert sum("/licenses/" in n for n in names) == 2
     assert not [n for n in names if n.startswith(("tests/", "nbs/"))]
 
