@@ -2700,6 +2700,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deepfake_nb.report._cards': ('report.html#_cards', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._changed': ('report.html#_changed', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._data_key': ('report.html#_data_key', 'deepfake_nb/report.py'),
+                                    'deepfake_nb.report._equal': ('report.html#_equal', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._execute': ('report.html#_execute', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._folders': ('report.html#_folders', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._image_uri': ('report.html#_image_uri', 'deepfake_nb/report.py'),

@@ -203,7 +203,10 @@ def _leaves(tree, prefix=''): # (dotted name, value)
     else:
         for k, v in items: yield from _leaves(v, f'{prefix}.{k}' if prefix else str(k))
 
+def _equal(a, b): return a == b or a != a and b != b # two numbers that are none
+
 def _agree(a, b):
+    if _equal(a, b): return True
     if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in (a, b)): return type(a) is type(b)
     largest = max(abs(a), abs(b))
     return abs(a - b) <= (SHARE if largest <= 1 else APART*largest)
@@ -230,7 +233,7 @@ def compare_chapter(
     same = _made_with(new['provenance']) == _made_with(old['provenance'])
     a, b = (dict(_leaves(r['metrics'])) for r in (old, new))
     drawn, again = (r['provenance']['figures'] for r in (old, new))
-    problems = _changed(a, b) + [f'{k}: was {_number(a[k])}, is {_number(b[k])}' for k in a if k in b and (a[k] != b[k] if same else not _agree(a[k], b[k]))] + _changed(drawn, again)
+    problems = _changed(a, b) + [f'{k}: was {_number(a[k])}, is {_number(b[k])}' for k in a if k in b and not (_equal if same else _agree)(a[k], b[k])] + _changed(drawn, again)
     for f in (f for f, was in drawn.items() if f in again and not was['timing']):
         if same and drawn[f]['pixels'] != again[f]['pixels']: problems.append(f'{f}: other pixels')
         if not same and not _alike(folder/f, expected/f): problems.append(f'{f}: looks different')
