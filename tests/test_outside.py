@@ -1,6 +1,6 @@
 "A detector that was made elsewhere, from its file to a verdict, by the command line."
 import json
-import pandas as pd, pytest
+import pytest
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
@@ -31,9 +31,8 @@ def test_a_stranger_is_asked_calibrated_and_measured(cli, guest, prepared, actor
     assert done.returncode == 0 and done.stdout == "" and "calibrated" in done.stderr, done.stderr
     known = json.loads(cli("detect", "--json", "--model", tmp_path / "guest.json", clip).stdout)
     assert known["error"] is None and known["tracks"][0]["interval"] != [0, 1] and not any("not calibrated" in n for n in known["notes"]) and known["model"].startswith("guest;")
-    done = cli("evaluate", tmp_path / "guest.json", "--data", prepared, "--out", tmp_path / "exam")
-    assert done.returncode == 0 and json.loads((tmp_path / "exam" / "metrics.json").read_text())["metrics"], done.stderr
-    assert pd.read_csv(prepared / "manifest.csv").label.nunique() == 2
+    done = cli("evaluate", tmp_path / "guest.json", "--data", prepared, "--out", tmp_path / "exam", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout) == json.loads((tmp_path / "exam" / "metrics.json").read_text())["metrics"], done.stderr
 
 
 def test_strangers_that_cannot_be_asked(cli, guest, prepared, tmp_path):
