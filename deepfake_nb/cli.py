@@ -198,10 +198,10 @@ def _measured(found, out):
     return table
 
 # %% ../nbs/61_cli.ipynb #dca0148a
-@app.command(epilog='Examples: deepfake-nb calibrate onnx:face.onnx --data prepared --out face.json  ·  deepfake-nb calibrate pretrained:face hf:models/vit --data prepared --out both.json  ·  then: deepfake-nb detect clip.mp4 --model both.json')
+@app.command(epilog='Examples: deepfake-nb calibrate onnx:face.onnx --data prepared --out face-panel.json  ·  deepfake-nb calibrate pretrained:face hf:models/vit --data prepared --out both.json  ·  then: deepfake-nb detect clip.mp4 --model both.json, deepfake-nb evaluate both.json --data ours --out exam')
 def calibrate(
     models: Annotated[list[str], Argument(help='pretrained:face, pretrained:voice, NAME.safetensors, onnx:FILE, hf:FOLDER, hf:OWNER/NAME@COMMIT, or the name of an installed detector; several become one.', show_default=False)],
-    data: Data, out: Annotated[Path, Option('--out', help='The .json to write: give it to detect, evaluate, stream or serve as --model.', show_default=False)],
+    data: Data, out: Annotated[Path, Option('--out', help='The .json to write: what evaluate takes, and detect, stream and serve as --model.', show_default=False)],
     seed: Seed = 0, device: Device = 'cpu', workers: Workers = 1, as_json: AsJson = False, quiet: Quiet = False):
     "Calibrate a detector on prepared data, or weigh several and calibrate them as one; measured on people who took no part in that."
     from deepfake_nb.core import set_threads
@@ -389,10 +389,10 @@ def serve(
     patience: Annotated[float, Option(min=1, help='Seconds for one file.')] = 300., model: Models = None, quiet: Quiet = False):
     "Offer detection on this machine: a page for people at /, and an interface for programs, described at /docs."
     import gradio # noqa: F401, or the lack is noticed after it has said where it listens
-    from deepfake_nb.detect.detector import load_expert
+    from deepfake_nb.detect.detector import Detector
     from deepfake_nb.serve import Limits, serve as run
     if host not in ('127.0.0.1', 'localhost', '::1') and not key: raise typer.BadParameter(f'--host {host} lets others in: give a --key')
-    for spec in model or (): load_expert(spec) # what is wrong with it is said here, not at the first file
+    if model: Detector.pretrained(*model) # what is wrong with it is said here, not at the first file
     if not quiet: _err().print(f'http://{host}:{port} is the page, http://{host}:{port}/docs the interface; Ctrl+C ends it')
     run(host, port, key, urls, Limits(megabytes=max_mb, seconds=max_seconds, patience=patience), model or ())
 

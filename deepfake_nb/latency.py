@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 from .benchmarks import FPS, decode_only, duel, fit
-from .core import set_threads
+from .core import NoFaceError, set_threads
 from .data.actors import ActorClip
 from .detect.detector import Detector, face_findings, voice_findings
 from .detect.realtime import stream_summary, watch_stream
@@ -41,8 +41,9 @@ class UsualRecipe:
     def __call__(self,
         path, # a video
     ) -> np.ndarray: # (N,) logits, of no meaning
-        "Look at a clip."
+        "Look at a clip. Raises `NoFaceError`."
         crops = [c for _, f in sample_frames(path, 32) if (c := self._crop(f)) is not None]
+        if not crops: raise NoFaceError(f'{path}: MTCNN finds no face in it; time another clip')
         x = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()/255
         return np.concatenate([self.net(part)[:, 0].numpy() for part in x.split(8)])
 

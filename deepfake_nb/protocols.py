@@ -386,6 +386,7 @@ def evaluate(
                 tell(f'{name}: {e}') # pictures without a sound, or sounds without a picture
                 continue
             tell(f'{name}: {rows.clip_id.nunique()} clips')
+            if 'adversarial' in protocols and (judge.network is None or judge.medium != 'picture'): tell(f'{judge.name}: not attacked; only networks of ours that look at faces are')
             found, tables, clips = _ask(judge, rows, folder, protocols, levels, seed)
             metrics[name], slug = found, name.replace(', ', '-').replace(' ', '_').replace(':', '_')
             drawn, said = {judge.name: clips}, likelihood(clips.logit, judge.card['platt'])

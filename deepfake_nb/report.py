@@ -282,6 +282,7 @@ def keep_report(
     say=print, # called with one line
 ):
     "Keep numbers, figures and sounds of a run's chapters in reports/full. Raises `DataError` where it has none."
+    if load_profile(profile)['data'] == 'actors': raise DataError(f'{profile}: a profile of built-in actors; kept are runs on real media, such as --profile cpu')
     folder, kept = _folders(profile, out)[0], project_root()/'reports'/'full'
     runs = sorted(folder.glob('*/done.json'))
     if not runs: raise DataError(f'{folder}: no finished chapter to be kept; deepfake-nb report --profile {profile} makes them')

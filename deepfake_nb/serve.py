@@ -388,20 +388,22 @@ def _said(faces):
 def camera_tab(desk):
     "Watch a camera."
     import gradio as gr
-    expert = {}
+    expert, turn = {}, threading.Lock()
     def look(frame, watcher):
         from deepfake_nb.detect.detector import Detector
         from deepfake_nb.detect.realtime import Watcher
         if frame is None: return None, _said([]), None
-        if not expert: expert['face'] = Detector.pretrained(*desk.worker.models).face
-        watcher = watcher or Watcher(expert['face'])
-        faces = watcher.see(time.monotonic(), frame)
+        with turn: # visitors share one detector
+            if not expert: expert['face'] = Detector.pretrained(*desk.worker.models).face
+            watcher = watcher or Watcher(expert['face'])
+            faces = watcher.see(time.monotonic(), frame)
         return drawn_faces(frame, faces), _said(faces), watcher
     with gr.Row():
         camera = gr.Image(sources=['webcam'], streaming=True, label='Camera', elem_id='camera', height=360)
         seen = gr.Image(label='Seen', interactive=False, elem_id='seen', height=360)
     words, watcher = gr.HTML(_said([]), elem_id='live'), gr.State()
-    camera.stream(look, [camera, watcher], [seen, words, watcher], stream_every=.2, time_limit=600, concurrency_limit=1, show_progress='hidden')
+    camera.stream(look, [camera, watcher], [seen, words, watcher], stream_every=.2, time_limit=120, concurrency_limit=4, show_progress='hidden')
+    gr.Markdown('Four people at a time, two minutes each; press Record again to go on. Frames stay on this machine and are removed after some minutes.')
 
 # %% ../nbs/60_serve.ipynb #006ef09b
 def _scratch(suffix): # a file for the page, which gradio removes after a while
@@ -420,7 +422,8 @@ def make_tab(desk):
         except DeepfakeNBError as e: return None, f'**Not made:** {e}'
         return path, f'{found["swapped"]} of {found["frames"]} frames swapped by {demo.demo_origin()}. Neither of the two exists. `deepfake-nb verify` says: {found["verified"]}.'
     def say(word, voice, seed):
-        found = demo.demo_voice(path := _scratch('.wav'), word, voice, int(seed or 0))
+        try: found = demo.demo_voice(path := _scratch('.wav'), word, voice, int(seed or 0))
+        except DeepfakeNBError as e: return None, f'**Not made:** {e}'
         return path, f'Drawn by the LSTM-GAN that comes with the package, three times with different chance ({found["licence"]}). `deepfake-nb verify` says: {found["verified"]}.'
     with gr.Row():
         with gr.Column():
@@ -429,7 +432,7 @@ def make_tab(desk):
             go, film, about = gr.Button('Swap', variant='primary', elem_id='swap'), gr.Video(label='Film', interactive=False, elem_id='film'), gr.Markdown(elem_id='film-about')
         with gr.Column():
             gr.Markdown('### A spoken digit')
-            word, voice, seed = gr.Dropdown(words, value=words[0], label='Digit', elem_id='word'), gr.Dropdown(voices, value=voices[0], label='Voice'), gr.Number(0, label='Chance', precision=0)
+            word, voice, seed = gr.Dropdown(words, value=words[0], label='Digit', elem_id='word'), gr.Dropdown(voices, value=voices[0], label='Voice'), gr.Number(0, label='Chance', precision=0, minimum=0, maximum=2**31 - 1)
             speak, sound, told = gr.Button('Speak', variant='primary', elem_id='speak'), gr.Audio(label='Sound', interactive=False, elem_id='sound'), gr.Markdown(elem_id='sound-about')
     go.click(swap, way, [film, about], concurrency_limit=1)
     speak.click(say, [word, voice, seed], [sound, told], concurrency_limit=1)
@@ -449,6 +452,8 @@ def page(
     os.environ |= dict(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=str(desk.home/'page'), HF_HUB_OFFLINE='1')
     Path(os.environ['GRADIO_TEMP_DIR']).mkdir(exist_ok=True)
     import gradio as gr
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = int(1e6*desk.limits.megapixels)//2 # it refuses twice as many
     with gr.Blocks(title='deepfake_nb', analytics_enabled=False, delete_cache=(600, 600)) as blocks:
         gr.HTML('<h1 style="margin:.6rem 0 0;font-size:1.7rem">Was it manipulated?</h1><p style="margin:.1rem 0 .8rem;opacity:.7">deepfake_nb looks at faces and voices, and says how sure it is. <a href="/docs" style="color:inherit">For programs</a></p>')
         for name, lay_out in TABS.items():
@@ -478,6 +483,7 @@ def serve(
 ):
     "Serve until stopped."
     import uvicorn
+    set_threads(1) # the camera shares the cores with the worker
     desk = Desk(limits, Worker(limits, models))
     hosts = ('127.0.0.1', 'localhost', '[::1]') if host in ('127.0.0.1', 'localhost', '::1') else ('*',)
     try: uvicorn.run(application(desk, key, urls, hosts), host=host, port=port, log_level='warning', proxy_headers=False)

@@ -98,9 +98,7 @@ class Expert:
     domain: dict # see `fit_domain`
     card: dict
     spec: str = '' # how it is asked for, see `load_expert`
-
-    @property
-    def id(self): return self.card.get('sha256', '')
+    id: str = '' # what answers, to the bit
 
     @torch.inference_mode()
     def look(self,
@@ -158,8 +156,8 @@ def _own(path, device, spec): # an Expert of weights of ours
     if (kind := load_weights(path)[1].get('kind')) not in EXPERTS: raise WeightsError(f'{path}: a {kind}; files are judged by {" or ".join(EXPERTS)}')
     network, expert = EXPERTS[kind]
     model, domain, card = load_detector(network, path)
-    extra = dict(residual=load_residual(Path(path).parent/'residual.safetensors')[0]) if 'stack' in card else {}
-    return expert(model.to(device), domain, card, spec, **extra)
+    noise, about = load_residual(Path(path).parent/'residual.safetensors') if 'stack' in card else (None, {})
+    return expert(model.to(device), domain, card, spec, digest([card['sha256'], card.get('stack'), about.get('sha256')]), **(dict(residual=noise) if noise else {}))
 
 def load_expert(
     spec, # 'pretrained:face', 'pretrained:voice', NAME.safetensors of `deepfake-nb train`, what `calibrate` wrote (.json), or as for `find_outside`
@@ -332,6 +330,7 @@ def _words(path, info):
     try: rows = pd.DataFrame(face_rows(path)) if info.kind == 'video' else None
     except NoFaceError: rows = None
     return read_outs(clip_features(path, rows), info.duration)
+
 def _provenance(path):
     # where a file says that it is from; heavy, so imported here
     from deepfake_nb.provenance import verify

@@ -112,7 +112,7 @@ class Watcher:
         looks.append((at, float(logits[0]), bool(note)))
         while at - looks[0][0] > MEMORY: looks.popleft()
         value, _, word = pool([v for _, v, _ in looks], self.expert.card)
-        strange = np.mean([s for *_, s in looks]) > .5
+        strange = np.mean([s for *_, s in looks]) > .5 or self.expert.card['only'] # weights that know actors only have no say about what a camera sees
         self.last[i], self.said[i] = at, (value, word if len(looks) >= LEAST and not strange else 'uncertain')
 
     def _say(self, i, face, scale):
@@ -133,7 +133,8 @@ class Watcher:
             face = faces[i]
             whole = Face(face.box/scale, face.score, ((face.landmarks + .5)/scale - .5).astype(np.float32))
             self._look(i, at, frame, whole)
-        self.looks = {i: v for i, v in self.looks.items() if i in self.tracker.live}
+        for known in (self.looks, self.last, self.said):
+            for i in [i for i in known if i not in self.tracker.live]: del known[i]
         return [self._say(i, f, scale) for i, f in faces.items()]
 
 def watch_stream(

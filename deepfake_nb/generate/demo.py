@@ -6,10 +6,11 @@
 __all__ = ['PEOPLE', 'FILM', 'demo_folder', 'train_demo', 'demo_origin', 'demo_swap', 'demo_words', 'demo_voice']
 
 # %% ../../nbs/35_generate.demo.ipynb #3e2d62ba
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 import deepfake_nb.generate.lstm_gan as gan
-from ..core import WeightsError, cache_dir
+from ..core import WeightsError, cache_dir, cached
 from ..data.actors import ActorClip, write_actor
 from .convert import convert
 from .faceswap import EPOCH, PRESETS, SIDES, gather, load_swap, permitted, train_swap
@@ -25,11 +26,10 @@ def demo_folder(
 
 def _clip(side, take, seconds, size=256): # a signed clip, written once
     clip = ActorClip(PEOPLE[side], take, 0, seconds, size)
-    path = demo_folder()/f'{side}{take}'/clip.row()['path']
-    if not path.exists():
-        write_actor(clip, demo_folder()/f'{side}{take}')
-        sign_actor(path, 'built-in actor')
-    return path
+    def build(folder):
+        write_actor(clip, folder)
+        sign_actor(folder/clip.row()['path'], 'built-in actor')
+    return cached('demo-clip', asdict(clip), ['data.actors', 'provenance'], build)/clip.row()['path']
 
 def train_demo(
     preset='base', # of the network
@@ -50,7 +50,7 @@ def demo_origin(
     try: net, _ = load_swap(demo_folder()/'run')
     except WeightsError as e: raise WeightsError('no swap of actors was trained on this machine yet; deepfake-nb swap demo does it, in some ten minutes') from e
     made = datetime.fromtimestamp((demo_folder()/'run'/'run.json').stat().st_mtime)
-    return f'a network for faces of {net.size} px, trained on this machine by `deepfake-nb swap demo`, begun {made:%Y-%m-%d %H:%M}'
+    return f'a network for faces of {net.size} px, trained on this machine by `deepfake-nb swap demo`, last on {made:%Y-%m-%d %H:%M}'
 
 def demo_swap(
     out, # .mp4
