@@ -2680,6 +2680,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'deepfake_nb.provenance.find_label': ('provenance.html#find_label', 'deepfake_nb/provenance.py'),
                                         'deepfake_nb.provenance.is_actor': ('provenance.html#is_actor', 'deepfake_nb/provenance.py'),
                                         'deepfake_nb.provenance.mark_key': ('provenance.html#mark_key', 'deepfake_nb/provenance.py'),
+                                        'deepfake_nb.provenance.media_digest': ( 'provenance.html#media_digest',
+                                                                                 'deepfake_nb/provenance.py'),
                                         'deepfake_nb.provenance.new_consent': ('provenance.html#new_consent', 'deepfake_nb/provenance.py'),
                                         'deepfake_nb.provenance.permit': ('provenance.html#permit', 'deepfake_nb/provenance.py'),
                                         'deepfake_nb.provenance.read_consent': ( 'provenance.html#read_consent',

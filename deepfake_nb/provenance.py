@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['ROLES', 'BASES', 'STATEMENT', 'ACTORS', 'PEOPLE', 'LABEL', 'SEEN', 'SAMPLED', 'PIECE', 'Person', 'Consent',
            'ready_records', 'read_consent', 'files_in', 'new_consent', 'Permission', 'is_actor', 'permit', 'badge',
-           'add_label', 'find_label', 'add_tones', 'Origin', 'mark_key', 'write', 'sign_actor', 'Verification',
-           'verify']
+           'add_label', 'find_label', 'add_tones', 'media_digest', 'Origin', 'mark_key', 'write', 'sign_actor',
+           'Verification', 'verify']
 
 # %% ../nbs/04_provenance.ipynb #eeea69f3
-import json, os, tomllib
+import hashlib, json, os, tomllib
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+import av
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -203,6 +204,17 @@ def add_tones(
     return np.concatenate([*tones, np.zeros(round(.1*rate)), sound]).astype(np.float32)
 
 # %% ../nbs/04_provenance.ipynb #632789e9
+def media_digest(
+    path, # a picture, a video or a sound
+) -> str: # 64 hex digits
+    "SHA-256 of what is seen and heard, whatever credentials go with it: of the pixels of a picture, else of the packets of all streams."
+    found = hashlib.sha256()
+    if sniff(path) == 'image': found.update(next(iter(sample_frames(path, 1)))[1].tobytes())
+    else:
+        with av.open(str(path)) as container:
+            for packet in container.demux(): found.update(bytes(packet))
+    return found.hexdigest()
+
 @dataclass
 class Origin:
     "Where something generated comes from. Raises `ConsentError` without permission."
@@ -218,7 +230,7 @@ class Origin:
     @property
     def run(self): # 40 bits
         "The number in the mark."
-        said = self.title, self.generator, asdict(self.permission), self.model, [file_sha256(p) for p in self.parents], self.facts
+        said = self.title, self.generator, asdict(self.permission), self.model, [media_digest(p) for p in self.parents], self.facts
         return int(digest(said)[:10], 16)
 
     def claim(self, **more):

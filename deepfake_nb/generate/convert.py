@@ -8,6 +8,7 @@ __all__ = ['CALM', 'PROMPT', 'SPEED', 'COLOURS', 'LOW', 'HIGH', 'MASKS', 'BLENDS
            'Converter', 'ahead', 'evenly', 'allowed', 'convert', 'preview_swap', 'tremble', 'motion_kept']
 
 # %% ../../nbs/34_generate.convert.ipynb #9f7ce20b
+import hashlib
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 import cv2
 import numpy as np
-from ..core import ConsentError, DataError, NoFaceError, file_sha256, progress
+from ..core import ConsentError, DataError, NoFaceError, digest, progress
 from ..data.augment import blend, blend_poisson, region_mask, soften
 from ..data.faces import FaceTracker, align, align_points, embed
 from ..data.features import eye_distance, head_angles, head_rotation, mouth_aperture
@@ -277,7 +278,7 @@ def _ready(run, src, origin, to, consent, look):
     net, info = load_swap(run)
     permission = allowed(info, src, origin, to, consent)
     if (kind := probe(src).kind) != 'video': raise DataError(f'{src}: {"a picture" if kind == "image" else "sound alone"}; a video is wanted')
-    facts = dict(swap=f'{origin} to {to}', preset=net.preset, trained=file_sha256(Path(run)/'run.json')[:16]) | asdict(look)
+    facts = dict(swap=f'{origin} to {to}', preset=net.preset, trained=digest([hashlib.sha256(v.contiguous().numpy().tobytes()).hexdigest() for v in net.state_dict().values()])) | asdict(look)
     return lambda: Converter(net, info['people'][origin]['who'], to, look), Origin('face swap', 'generate.faceswap', permission, parents=(src,), facts={k: str(v) for k, v in facts.items()})
 
 # %% ../../nbs/34_generate.convert.ipynb #834572cd
