@@ -19,6 +19,7 @@ from fastcore.basics import patch
 import numpy as np
 import torch
 from ..core import DataError, DeepfakeNBError, MediaError, NoFaceError, WeightsError, digest, load_weights, pick_device
+from ..data.actors import COMMENT
 from ..data.faces import align, align_points, track_faces
 from ..data.preprocess import RATE, Recipe, decode_crop, encode_crop, face_rows, log_mel
 from .audio import WINDOW, VoiceCNN, voice_windows
@@ -279,6 +280,7 @@ class Detector:
             found, open_ = found + voice, open_ + notes
             if not voice: said = ['nothing is said in the sound']
         elif info.kind == 'video': said = ['no sound track']
+        if COMMENT in info.comment: said = said + ['a built-in actor: rendered, even where it counts as real']
         if not found: raise MediaError(f'{path}: silent; there is nothing to judge in it')
         open_ += sorted({f'these weights know {e.card["scope"]} only' for e in self._asked(found) if e.card['only'] not in info.comment})
         verdict = self._verdict(str(path), info.kind, found, open_, said)
