@@ -15,14 +15,13 @@ from datetime import date
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-import av
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from .core import PACKAGE, ConsentError, DataError, atomic_path, digest, file_sha256
 from .credentials import ALGORITHMIC, COMPOSITE, IPTC, TRAINED, Claim, Credentials, identity, local_root, read_credentials, sign, tree
 from .marks import PUBLIC_KEY, TOOL, Payload, PictureMark, Reading, mark_sound, read_picture, read_sound
-from .media import probe, read_audio, sample_frames, sniff, write_audio, write_image, write_video
+from .media import _opened, probe, read_audio, sample_frames, sniff, write_audio, write_image, write_video
 
 # %% ../nbs/04_provenance.ipynb #229a83c3
 ROLES = 'donor', 'target'
@@ -211,7 +210,7 @@ def media_digest(
     found = hashlib.sha256()
     if sniff(path) == 'image': found.update(next(iter(sample_frames(path, 1)))[1].tobytes())
     else:
-        with av.open(str(path)) as container:
+        with _opened(Path(path)) as container:
             for packet in container.demux(): found.update(bytes(packet))
     return found.hexdigest()
 

@@ -416,11 +416,9 @@ def make_tab(desk):
     import deepfake_nb.generate.demo as demo
     words, voices = demo.demo_words()
     def swap(way):
-        try:
-            demo.demo_origin() # before anything is written
-            found = demo.demo_swap(path := _scratch('.mp4'), 'a' if way.startswith('the first') else 'b')
+        try: found = demo.demo_swap(path := _scratch('.mp4'), 'a' if way.startswith('the first') else 'b')
         except DeepfakeNBError as e: return None, f'**Not made:** {e}'
-        return path, f'{found["swapped"]} of {found["frames"]} frames swapped by {demo.demo_origin()}. Neither of the two exists. `deepfake-nb verify` says: {found["verified"]}.'
+        return path, f'{found["swapped"]} of {found["frames"]} frames swapped by {found["origin"]}. Neither of the two exists. `deepfake-nb verify` says: {found["verified"]}.'
     def say(word, voice, seed):
         try: found = demo.demo_voice(path := _scratch('.wav'), word, voice, int(seed or 0))
         except DeepfakeNBError as e: return None, f'**Not made:** {e}'

@@ -1,5 +1,5 @@
 "The command line from end to end, on files that a user would have."
-import json, subprocess, sys
+import json, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
@@ -157,7 +157,8 @@ def test_help_of_every_command(cli):
         assert command in top.stdout
         shown = cli(command, "--help")
         assert shown.returncode == 0 and "Usage" in shown.stdout
-    assert "\x1b" not in cli("--help", NO_COLOR="1", FORCE_COLOR="").stdout and "--install-completion" in top.stdout
+    coloured = re.compile(r"\x1b\[[0-9;]*3[0-7]")
+    assert coloured.search(cli("--help", FORCE_COLOR="1").stdout) and not coloured.search(cli("--help", FORCE_COLOR="1", NO_COLOR="1").stdout) and "--install-completion" in top.stdout
 
 
 def test_doctor(cli):

@@ -36,6 +36,14 @@ def test_a_verdict_by_http(ask, clip):
     assert status == 200 and found["verification"]["has"]["credentials"]
 
 
+def test_a_report_where_it_is_asked_for(ask, served, clip):
+    import httpx
+    for wanted, status in (("true", 200), ("false", 409)):
+        job = httpx.post(f"{served}/v1/detect", files=dict(file=("clip.mp4", clip)), data=dict(report=wanted), timeout=300).json()
+        answer = httpx.get(f"{served}/v1/jobs/{job['id']}/report")
+        assert answer.status_code == status and ("data:image" in answer.text) == (status == 200), answer.text[:200]
+
+
 def test_attacks_and_accidents_are_refused_in_words(ask, clip, tmp_path):
     neighbour = tmp_path / "neighbour.ts"
     neighbour.write_bytes(clip)

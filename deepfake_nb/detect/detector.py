@@ -31,7 +31,6 @@ from .page import Evidence, FaceView, SoundView, verdict_page, write_page
 from ..media import probe, read_audio, sample_frames
 from ..metrics import likelihood, p_values, venn_abers
 
-
 # %% ../../nbs/27_detect.detector.ipynb #9c65411b
 @dataclass
 class Verdict:
@@ -148,7 +147,6 @@ class VoiceExpert(Expert):
     ) -> tuple: # (logits (N,), note as of `look`)
         "Score the windows of one voice."
         return self.look(torch.as_tensor(np.asarray(windows, np.float32)).to(device))
-
 
 # %% ../../nbs/27_detect.detector.ipynb #42694802
 EXPERTS = dict(face_cnn=(FaceCNN, FaceExpert), voice_cnn=(VoiceCNN, VoiceExpert)) # kind of weights: (network, who asks it)
@@ -339,7 +337,6 @@ def _provenance(path):
     found = verify(path)
     return dict(conclusion=found.conclusion, findings=found.findings, has=found.has)
 
-
 # %% ../../nbs/27_detect.detector.ipynb #2131f20c
 SHOWN = 192 # px of a face on the page
 
@@ -352,7 +349,6 @@ def _evidence(self:Detector, path, info, faces, sounds):
     heat = _heat(self.face, [s.content for s in faces], [s.points for s in faces], self.device) if faces else []
     views = [FaceView(s.id, s.time, s.likelihood, cv2.resize(s.content, (SHOWN,)*2, interpolation=cv2.INTER_AREA), cv2.resize(h, (SHOWN,)*2)) for s, h in zip(faces, heat)]
     return Evidence(views, _sound_view(self.voice, path, sounds, self.device) if sounds else None, _words(path, info))
-
 
 # %% ../../nbs/27_detect.detector.ipynb #365d6795
 KNOWN = {f'.{s}' for s in 'mp4 mov m4v mkv webm avi mpg mpeg ts flv wmv 3gp gif wav flac mp3 ogg m4a aac opus jpg jpeg png webp bmp tif tiff avif'.split()}

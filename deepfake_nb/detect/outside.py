@@ -21,7 +21,6 @@ from ..data.preprocess import decode_crop
 from .cnn import fit_stack, stacked
 from ..metrics import auc, interval
 
-
 # %% ../../nbs/26a_detect.outside.ipynb #b88d2521
 UNKNOWN = 'not calibrated: the likelihood is what it says of itself; deepfake-nb calibrate mends that'
 
@@ -148,7 +147,6 @@ def answers(
         found.append(session.run(None, {name: full})[0][:len(part)])
     return np.concatenate(found)
 
-
 # %% ../../nbs/26a_detect.outside.ipynb #89bf1cf6
 def _fixed(*candidates): return next((int(c) for c in candidates if isinstance(c, int)), None)
 
@@ -174,7 +172,6 @@ def onnx_detector(
 
 def _lasting(x, samples): # sounds of this length: repeated or cut
     return x if samples in (None, x.shape[1]) else np.stack([np.resize(v, samples) for v in x])
-
 
 # %% ../../nbs/26a_detect.outside.ipynb #657d7e15
 FAKES = 'fake', 'synthetic', 'generated', 'artificial', 'manipulated', 'spoof', 'ai'
@@ -330,4 +327,3 @@ def load_panel(
         members.append(find(_from_elsewhere(m['spec'], lambda p: Path(path).parent/p), device))
         if members[-1].id != m['id']: raise WeightsError(f'{path}: {m["spec"]} is not what it was when it was calibrated; calibrate it again')
     return Panel(members, card)
-

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 import deepfake_nb.generate.lstm_gan as gan
-from ..core import WeightsError, cache_dir, cached
+from ..core import WeightsError, cache_dir, cached, code_hash
 from ..data.actors import ActorClip, write_actor
 from .convert import convert
-from .faceswap import EPOCH, PRESETS, SIDES, gather, load_swap, permitted, train_swap
+from .faceswap import PRESETS, SIDES, gather, load_swap, permitted, train_swap
 from ..provenance import sign_actor, verify
 
 # %% ../../nbs/35_generate.demo.ipynb #eef2cf33
@@ -21,8 +21,8 @@ PEOPLE, FILM = dict(a=5, b=2), 3. # actors; s of the film
 
 def demo_folder(
 ) -> Path:
-    "Where clips and run lie."
-    return cache_dir()/'demo-swap'
+    "Where the run lies; that of other code is not gone on with."
+    return cache_dir()/f'demo-swap-{code_hash("generate.faceswap")}'
 
 def _clip(side, take, seconds, size=256): # a signed clip, written once
     clip = ActorClip(PEOPLE[side], take, 0, seconds, size)
@@ -33,7 +33,7 @@ def _clip(side, take, seconds, size=256): # a signed clip, written once
 
 def train_demo(
     preset='base', # of the network
-    epochs=20, # of EPOCH steps
+    epochs=20, # of 100 steps
     seconds=6., # of each actor
     say=None, # called with a line per epoch
     quiet=False, # no progress bar
@@ -56,11 +56,11 @@ def demo_swap(
     out, # .mp4
     origin='a', # 'a' or 'b': who is in the film; the other gives the face
     seconds=FILM, # of the film
-) -> dict: # frames, swapped, and the conclusion of `verify`
+) -> dict: # origin in words, frames, swapped, and the conclusion of `verify`
     "A marked and signed swap. Raises `WeightsError` where nothing was trained yet."
-    demo_origin()
+    maker = demo_origin()
     counts = convert(demo_folder()/'run', _clip(origin, 1, seconds), out, origin, SIDES[SIDES.index(origin) - 1], quiet=True)
-    return dict(frames=counts['frames'], swapped=counts['swapped'], verified=verify(out).conclusion)
+    return dict(origin=maker, frames=counts['frames'], swapped=counts['swapped'], verified=verify(out).conclusion)
 
 # %% ../../nbs/35_generate.demo.ipynb #0bb3e74e
 def demo_words(

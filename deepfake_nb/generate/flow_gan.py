@@ -357,6 +357,7 @@ class Learning(Training):
     ):
         self.clips, self.plan, self.seed, self.device = clips, plan, seed, device
         self.own_clips = clips.part('train')
+        if not len(self.own_clips.frames): raise DataError('no clips to train on: 3 or more of each person are needed, one to validate, one to test')
         if plan.length > clips.frames.shape[1]: raise DataError(f'clips of {clips.frames.shape[1]} frames: at least {plan.length} are needed; make them longer')
         if plan.batch < 3: raise DataError(f'a batch of {plan.batch}: two clips that move by chance are compared, so at least 3 are needed')
         def generator(): return Generator(clips.size, plan.width, plan.cell, plan.flow).to(device, memory_format=torch.channels_last)
@@ -459,7 +460,7 @@ def write_talk(
     permission, # Permission
     **facts, # for the manifest
 ):
-    "Write a clip four times as large, 256 px at least, with its sound: marked and signed."
+    "Write a clip enlarged, to 256 px at least, with its sound: marked and signed."
     zoom = max(2, 256//frames.shape[-1])
     large = (cv2.resize(f.transpose(1, 2, 0), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) for f in frames)
     origin = Origin('a face that was made to talk', 'generate.flow_gan', permission, digest(net.card), (), {k: str(v) for k, v in facts.items()})
