@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
-from .core import DataError, WeightsError, atomic_path, cached, keep_memory, load_weights, save_weights, set_threads
+from .core import DataError, WeightsError, atomic_path, cached, keep_memory, load_weights, mixed, save_weights, set_threads
 from .data.augment import PAIRS, FacePool, Pair, random_chain, self_blend, write_actor_set
 from .data.manifest import data_hash, load_manifest, scan, split_identities
 from .data.preprocess import Recipe, decode_crop, encode_crop, load_crops, prepare, real_clips
@@ -355,7 +355,7 @@ class Keeper(Callback):
 
     def after_epoch(self):
         if self.epoch < len(self.history): return # an epoch that a resumed run skips
-        with torch.autocast(self.device.split(':')[0], torch.bfloat16): logits = predict(self.net, self.valid, device=self.device)
+        with mixed(self.device): logits = predict(self.net, self.valid, device=self.device)
         labels, by_clip = self.valid.labels(), pool_scores(logits, self.valid.rows.clip_id.to_numpy())
         loss = F.binary_cross_entropy_with_logits(torch.tensor(logits), torch.tensor(labels).float()).item()
         score = auc(pd.Series(labels).groupby(self.valid.rows.clip_id.to_numpy()).first()[by_clip.index], by_clip)
@@ -397,10 +397,10 @@ def _resume(learn, keeper, last):
 
 # %% ../nbs/16_train.ipynb #f8fce463
 class BFloat16(Callback):
-    "Autocast to bfloat16 on whatever device the model is; the loss stays in float32."
+    "Mixed precision on whatever device the model is; the loss stays in float32."
     order = 10
     def before_batch(self):
-        self.cast = torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)
+        self.cast = mixed(next(self.model.parameters()).device)
         self.cast.__enter__()
 
     def after_pred(self):

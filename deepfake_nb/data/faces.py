@@ -6,7 +6,7 @@
 __all__ = ['MIN_FACE', 'FIVE', 'SQUARE', 'AROUND', 'SIDE', 'CENTRE', 'QUICK', 'CAREFUL', 'NEW', 'KEEP', 'CROP', 'CROP_CENTRE',
            'EVERY', 'QUIET', 'PATIENCE', 'STIR', 'SAME', 'MEMORY', 'LEAST', 'SHORT', 'CALM', 'Face', 'FaceTrack',
            'box_iou', 'align_points', 'five_points', 'detect_faces', 'align', 'FaceTracker', 'follow_faces',
-           'track_faces', 'smooth_landmarks', 'embed']
+           'track_faces', 'smooth_landmarks']
 
 # %% ../../nbs/12_data.faces.ipynb #5b8e1662
 import importlib.util
@@ -378,20 +378,3 @@ def smooth_landmarks(
         total[inside] += w[:, None, None]*track.landmarks[other]
         weight[inside] += w
     return (total/weight[:, None, None]).astype(np.float32)
-
-# %% ../../nbs/12_data.faces.ipynb #28393444
-@cache
-def _embedder():
-    import dlib
-    return dlib.face_recognition_model_v1(str(Path(importlib.util.find_spec('face_recognition_models').origin).parent/'models'/'dlib_face_recognition_resnet_model_v1.dat'))
-
-def embed(
-    frame, # (H, W, 3) uint8 RGB
-    landmarks, # (68, 2) of the face in this frame
-) -> np.ndarray: # (128,) float64
-    "What is characteristic of a face. Distances between two of them are Euclidean."
-    import dlib
-    _predictor() # says so where the weights are missing
-    ends = np.round([landmarks.min(0), landmarks.max(0)]).astype(int).ravel().tolist()
-    shape = dlib.full_object_detection(dlib.rectangle(*ends), [dlib.point(*p) for p in np.round(landmarks).astype(int).tolist()])
-    return np.array(_embedder().compute_face_descriptor(dlib.get_face_chip(_checked(frame), shape, 150, .25)))

@@ -16,7 +16,7 @@ from scipy.fft import dctn, idctn
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from ..core import DataError, WeightsError, cached, load_weights, parallel, save_weights, set_threads
+from ..core import DataError, WeightsError, cached, load_weights, mixed, parallel, save_weights, set_threads
 from .augment import SHRINK, Pair, blend, region_mask, soften
 from .manifest import data_hash
 from .preprocess import decode_crop, load_crops
@@ -114,7 +114,7 @@ def critic_pull(
 ) -> torch.Tensor: # (B, 3, H, W): a gradient, PULL times as long as that of the mean absolute error
     "One step of the critic, then where it would have the picture go."
     def score(x):
-        with torch.autocast('cpu', torch.bfloat16): return critic(x).float()
+        with mixed(): return critic(x).float()
     judge.zero_grad()
     (F.relu(1 - score(real)).mean() + F.relu(1 + score(made.detach())).mean()).backward()
     judge.step()
@@ -156,7 +156,7 @@ def train_renderer(
     schedule = torch.optim.lr_scheduler.OneCycleLR(learner, 2e-3, total_steps=steps, pct_start=.15, cycle_momentum=False)
     for _ in range(steps):
         real = patches(crops, batch, size, rng).contiguous(memory_format=torch.channels_last)
-        with torch.autocast('cpu', torch.bfloat16): made = net(real)
+        with mixed(): made = net(real)
         if RENDERERS[arch][3]: loss = F.l1_loss(made, real) + (made*critic_pull(critic, judge, real, made)).sum()
         else: loss = F.l1_loss(made, real) + .1*dssim(made, real)
         learner.zero_grad()
@@ -216,7 +216,7 @@ def rerender(
 ) -> np.ndarray: # the same shape, uint8
     "A picture, or a stack of pictures, as the network draws it."
     x = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, *image.shape[-3:]).permute(0, 3, 1, 2)
-    with torch.autocast('cpu', torch.bfloat16): made = net(x.float()/255)
+    with mixed(): made = net(x.float()/255)
     return (made*255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).reshape(image.shape).numpy()
 
 # %% ../../nbs/17_data.resynth.ipynb #379c3954

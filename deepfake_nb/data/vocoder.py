@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-from ..core import PACKAGE, DataError, WeightsError, cached, load_weights, progress, save_weights
+from ..core import PACKAGE, DataError, WeightsError, cached, load_weights, mixed, progress, save_weights
 from .actors import ActorClip
 from .manifest import scan, split_identities
 from .preprocess import FFT, HOP, MELS, RATE, WINDOW, log_mel, mel_centres, mel_filters
@@ -267,10 +267,8 @@ class _Stretches:
         return tuple(torch.tensor(np.stack(x), dtype=torch.float32) for x in (mels, sounds))
 
 # %% ../../nbs/18_data.vocoder.ipynb #37a16a5a
-def _bfloat(): return torch.autocast('cpu', torch.bfloat16)
-
 def _teach_judges(judges, optimizer, made, real):
-    with _bfloat(): verdicts = judges(real), judges(made.detach())
+    with mixed(): verdicts = judges(real), judges(made.detach())
     loss = judge_loss(*verdicts)
     optimizer.zero_grad()
     loss.backward()
@@ -279,7 +277,7 @@ def _teach_judges(judges, optimizer, made, real):
 
 def _fool(judges, made, seen):
     judges.requires_grad_(False) # their weights need no gradient now
-    with _bfloat(): loss = fool_loss(seen, judges(made))
+    with mixed(): loss = fool_loss(seen, judges(made))
     judges.requires_grad_(True)
     return loss
 
@@ -295,7 +293,7 @@ def _steps(net, judges, stretches, steps):
     for step in range(steps):
         for optimizer, rate in ((own, 1e-3), (theirs, 5e-4)): optimizer.param_groups[0]['lr'] = rate*_pace(step, steps)
         mel, real = stretches.draw()
-        with _bfloat(): made = net(mel, step)
+        with mixed(): made = net(mel, step)
         row = dict(mel=mel_loss(made, real), stft=stft_loss(made, real))
         loss = 15*row['mel'] + 5*row['stft']
         if (together := step - steps//2) >= 0:

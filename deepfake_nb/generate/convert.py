@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from ..core import ConsentError, DataError, NoFaceError, digest, progress
 from ..data.augment import blend, blend_poisson, region_mask, soften
-from ..data.faces import FaceTracker, align, align_points, embed
+from ..data.faces import FaceTracker, align, align_points
+from ..data.identity import embed
 from ..data.features import eye_distance, head_angles, head_rotation, mouth_aperture
 from .faceswap import draw, load_swap
 from ..media import probe, read_frames, sample_frames

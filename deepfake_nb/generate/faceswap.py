@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from ..core import ConsentError, DataError, MediaError, NoFaceError, WeightsError, atomic_path, cache_dir, cached, code_hash, digest, file_sha256, keep_memory, load_weights, progress, read_json, save_weights, write_json
 from ..data.actors import ActorClip, write_actor
 from ..data.augment import match_colour, region_mask
-from ..data.faces import align_points, embed
+from ..data.faces import align_points
+from ..data.identity import embed
 from ..data.manifest import scan
 from ..data.preprocess import Recipe, decode_crop, load_crops, prepare
 from ..data.resynth import Critic, upsampler
