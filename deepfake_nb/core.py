@@ -11,7 +11,7 @@ __all__ = ['PACKAGE', 'PACKAGES', 'PARAMETERS', 'DeepfakeNBError', 'MediaError',
            'check_injected', 'Run']
 
 # %% ../nbs/00_core.ipynb #e35ecf15
-import ast, hashlib, json, os, platform, random, re, subprocess, tempfile, time, warnings
+import ast, hashlib, json, math, os, platform, random, re, subprocess, tempfile, time, warnings
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -73,13 +73,19 @@ def atomic_path(
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
+def _plain(x):
+    if isinstance(x, dict): return {str(k) if isinstance(k, Path) else k: _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
+    if hasattr(x, 'tolist'): return _plain(x.tolist())
+    if isinstance(x, float): return x if math.isfinite(x) else None
+    return x if x is None or isinstance(x, (str, int)) else str(x)
+
 def write_json(
     path, # the file
-    data, # anything JSON knows, plus NumPy scalars and paths
+    data, # anything JSON knows, plus NumPy arrays and scalars, and paths; what is no number becomes null
 ):
     "Write `data` as sorted, indented JSON, atomically."
-    def plain(x): return x.item() if hasattr(x, 'item') else x.tolist() if hasattr(x, 'tolist') else str(x)
-    text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, default=plain)
+    text = json.dumps(_plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
 
 def read_json(path): return json.loads(Path(path).read_text(encoding='utf-8'))

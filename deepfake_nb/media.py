@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMUXERS', 'STILLS', 'HEIF', 'READS', 'WHOLE', 'PROMISES', 'EXIF', 'HDR', 'WIDE', 'FIELDS', 'SAYS', 'INDEXED',
            'sniff', 'MediaInfo', 'probe', 'read_frames', 'sample_frames', 'stream_audio', 'read_audio', 'write_audio',
-           'write_video', 'write_image']
+           'write_video', 'write_image', 'write_animation']
 
 # %% ../nbs/01_media.ipynb #073f9c21
 from bisect import bisect_left, bisect_right
@@ -557,3 +557,14 @@ def write_image(
     _suffix(path, '.png', '.jpg', '.jpeg')
     image = Image.fromarray(_image(image))
     with atomic_path(path) as tmp: image.save(tmp, quality=quality)
+
+def write_animation(
+    path, # `.webp`
+    frames, # iterable of (H, W, 3) uint8 RGB, kept in memory
+    fps, # frames per second
+    quality=85, # WebP's quality, 1..100
+):
+    "Write a short film that every browser shows like a picture, over and over; atomically. Raises `DataError`."
+    _suffix(path, '.webp')
+    first, *others = (Image.fromarray(_image(f)) for f in frames)
+    with atomic_path(path) as tmp: first.save(tmp, save_all=True, append_images=others, duration=round(1000/fps), loop=0, quality=quality)

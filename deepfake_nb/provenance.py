@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROLES', 'BASES', 'STATEMENT', 'ACTORS', 'PEOPLE', 'LABEL', 'SEEN', 'SAMPLED', 'PIECE', 'Person', 'Consent',
            'ready_records', 'read_consent', 'files_in', 'new_consent', 'Permission', 'is_actor', 'permit', 'badge',
-           'add_label', 'find_label', 'add_tones', 'media_digest', 'Origin', 'mark_key', 'write', 'sign_actor',
-           'Verification', 'verify']
+           'add_label', 'find_label', 'add_tones', 'media_digest', 'Origin', 'mark_key', 'write', 'write_figure',
+           'sign_actor', 'Verification', 'verify']
 
 # %% ../nbs/04_provenance.ipynb #eeea69f3
 import hashlib, json, os, tomllib
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .core import PACKAGE, ConsentError, DataError, atomic_path, digest, file_sha256
 from .credentials import ALGORITHMIC, COMPOSITE, IPTC, TRAINED, Claim, Credentials, identity, local_root, read_credentials, sign, tree
 from .marks import PUBLIC_KEY, TOOL, Payload, PictureMark, Reading, mark_sound, read_picture, read_sound
-from .media import _opened, probe, read_audio, sample_frames, sniff, write_audio, write_image, write_video
+from .media import _opened, probe, read_audio, sample_frames, sniff, write_animation, write_audio, write_image, write_video
 
 # %% ../nbs/04_provenance.ipynb #229a83c3
 ROLES = 'donor', 'target'
@@ -246,10 +246,10 @@ def _ready(image, label, mark): return mark(add_label(image) if label else image
 
 # %% ../nbs/04_provenance.ipynb #f1f1ff16
 def write(
-    path, # .png, .jpg, .mp4 or .wav
+    path, # .png, .jpg, .mp4, .webp or .wav
     origin, # Origin
     image=None, # (H, W, 3) uint8 RGB, for a picture
-    frames=None, # iterable of (H, W, 3) uint8 RGB, for a video; taken one at a time
+    frames=None, # iterable of (H, W, 3) uint8 RGB, for a video (.mp4), taken one at a time, or an animation (.webp)
     fps=None, # frames per second
     sound=None, # (N,) float -1..1 that was generated, or for a video a file, whose unaltered sound is copied bit for bit and not marked
     rate=16000, # Hz of `sound`
@@ -259,8 +259,8 @@ def write(
 ):
     "Write something generated: labelled, marked, signed, whole or not at all. Raises `DataError`, `MediaError` or `ConsentError`."
     path, payload = Path(path), Payload(origin.run)
-    kind = {'.png': 'image', '.jpg': 'image', '.jpeg': 'image', '.mp4': 'video', '.wav': 'audio'}.get(path.suffix.lower())
-    if {'image': image, 'video': frames, 'audio': sound, None: None}[kind] is None: raise DataError(f'{path}: want an image for .png or .jpg, frames for .mp4, sound for .wav')
+    kind = {'.png': 'image', '.jpg': 'image', '.jpeg': 'image', '.mp4': 'video', '.webp': 'video', '.wav': 'audio'}.get(path.suffix.lower())
+    if {'image': image, 'video': frames, 'audio': sound, None: None}[kind] is None: raise DataError(f'{path}: want an image for .png or .jpg, frames for .mp4 or .webp, sound for .wav')
     identity() # certificates that are no good are better known before an hour of work
     made, copied = sound is not None and not isinstance(sound, (str, Path)), isinstance(sound, (str, Path))
     if made: sound = mark_sound(add_tones(sound, rate) if tones else sound, rate, payload, mark_key())
@@ -269,9 +269,28 @@ def write(
                          sound='copied unaltered from the original, not marked' if copied else 'generated' if made else '')
     with atomic_path(path) as draft:
         if kind == 'image': write_image(draft, _ready(image, label, mark))
+        elif path.suffix.lower() == '.webp': write_animation(draft, (_ready(f, label, mark) for f in frames), fps)
         elif kind == 'video': write_video(draft, (_ready(f, label, mark) for f in frames), fps, sound, rate, crf)
         else: write_audio(draft, sound, rate)
         sign(draft, claim, origin.parents)
+
+# %% ../nbs/04_provenance.ipynb #afba089e
+def write_figure(
+    fig, # a matplotlib figure
+    run, # `Run`
+    name, # file name without `.png`
+    generator, # module that made what is seen, such as 'generate.faceswap'
+    files=(), # recordings of the people who are seen; none where all are actors
+    consent='grid', # a record's path or name
+) -> Path: # the file
+    "Write a figure with generated people: labelled, marked, signed, and recorded in `run.figures`. Raises `ConsentError`."
+    from deepfake_nb.plots import pixel_hash, savefig
+    origin = Origin('figure', generator, permit(consent, target=files) if len(files) else ACTORS, facts=dict(figure=name))
+    path = savefig(fig, run, name, shows=['yes'] if len(files) else 'actors')
+    with Image.open(path) as image: picture = np.array(image.convert('RGB'))
+    write(path, origin, image=np.pad(picture, ((0, min(picture.shape[:2])//8), (0, 0), (0, 0)), constant_values=255))
+    run.figures[path.name] |= dict(pixels=pixel_hash(path), generated=True)
+    return path
 
 # %% ../nbs/04_provenance.ipynb #d2de91be
 def sign_actor(

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SURE', 'ALONE', 'SHARE', 'APART', 'LOOK', 'SMALL', 'Chapter', 'read_chapter', 'chapters', 'chapter_key', 'Result',
            'run_chapter', 'flatten', 'write_report', 'run_report', 'compare_chapter', 'accept_report', 'check_report',
-           'keep_report']
+           'check_pictures', 'keep_report']
 
 # %% ../nbs/50_report.ipynb #906b8f26
 import base64, os, re, shutil, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from .core import (PACKAGE, PARAMETERS, DataError, atomic_path, chapter_sizes, code_hash, digest, file_sha256, load_profile,
+from .core import (PACKAGE, PARAMETERS, ConsentError, DataError, atomic_path, chapter_sizes, code_hash, digest, file_sha256, load_profile,
                               project_root, read_json, resolve_data, run_record, write_json)
 
 # %% ../nbs/50_report.ipynb #f2fc679f
@@ -208,10 +208,8 @@ def _leaves(tree, prefix=''): # (dotted name, value)
     else:
         for k, v in items: yield from _leaves(v, f'{prefix}.{k}' if prefix else str(k))
 
-def _equal(a, b): return a == b or a != a and b != b # two numbers that are none
-
 def _agree(a, b):
-    if _equal(a, b): return True
+    if a == b: return True
     if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in (a, b)): return type(a) is type(b)
     largest = max(abs(a), abs(b))
     return abs(a - b) <= (SHARE if largest <= 1 else APART*largest)
@@ -238,7 +236,7 @@ def compare_chapter(
     same = _made_with(new['provenance']) == _made_with(old['provenance'])
     a, b = (dict(_leaves(r['metrics'])) for r in (old, new))
     drawn, again = (r['provenance']['figures'] for r in (old, new))
-    problems = _changed(a, b) + [f'{k}: was {_number(a[k])}, is {_number(b[k])}' for k in a if k in b and not (_equal if same else _agree)(a[k], b[k])] + _changed(drawn, again)
+    problems = _changed(a, b) + [f'{k}: was {_number(a[k])}, is {_number(b[k])}' for k in a if k in b and not (a[k] == b[k] if same else _agree(a[k], b[k]))] + _changed(drawn, again)
     for f in (f for f, was in drawn.items() if f in again and not was['timing']):
         if same and drawn[f]['pixels'] != again[f]['pixels']: problems.append(f'{f}: other pixels')
         if not same and not _alike(folder/f, expected/f): problems.append(f'{f}: looks different')
@@ -281,21 +279,34 @@ def check_report(
     return count
 
 # %% ../nbs/50_report.ipynb #f04a6e78
+def check_pictures(
+    folder, # a chapter's results
+):
+    "Whether all its pictures and sounds may be passed on: figures that say who is seen, and generated media that are marked and signed. Raises `ConsentError`."
+    from deepfake_nb.provenance import verify
+    known = read_json(folder/'provenance.json').get('figures', {})
+    for p in sorted(p for p in folder.iterdir() if p.suffix in ('.png', '.wav', '.webp')):
+        figure = known.get(p.name, {})
+        if 'shows' in figure and not figure.get('generated'): continue
+        ways = verify(p).has
+        if lacks := [w for w in ('credentials', 'mark', *(['label'] if p.suffix != '.wav' else [])) if not ways[w]]: raise ConsentError(f'{p}: neither a figure that says who is seen nor marked as generated (no {", ".join(lacks)}); it is not kept')
+
 def keep_report(
     profile='cpu', # whose last run
     out='', # folder of the run; '' for `reports/<profile>`
     say=print, # called with one line
 ):
-    "Keep numbers, figures and sounds of a run's chapters in reports/full. Raises `DataError` where it has none."
+    "Keep numbers, figures and sounds of a run's chapters in reports/full. Raises `DataError` where it has none, and what `check_pictures` raises."
     if load_profile(profile)['data'] == 'actors': raise DataError(f'{profile}: a profile of built-in actors; kept are runs on real media, such as --profile cpu')
     folder, kept = _folders(profile, out)[0], project_root()/'reports'/'full'
     runs = sorted(folder.glob('*/done.json'))
+    for done in runs: check_pictures(done.parent)
     if not runs: raise DataError(f'{folder}: no finished chapter to be kept; deepfake-nb report --profile {profile} makes them')
     for done in runs:
         shutil.rmtree(target := kept/done.parent.name, ignore_errors=True)
         target.mkdir(parents=True)
         for p in done.parent.iterdir():
-            if p.suffix in ('.json', '.png', '.wav') and p != done: shutil.copy(p, target)
+            if p.suffix in ('.json', '.png', '.wav', '.webp') and p != done: shutil.copy(p, target)
     p = load_profile(profile)
     results = [Result(c, kept/c.name, 'kept', 0.) for c in chapters() if (kept/c.name/'metrics.json').exists()]
     say(f'{len(runs)} chapters kept: {write_report(results, kept, dict(profile=profile, data=p["data"], seed=0, device=p["device"]))}')

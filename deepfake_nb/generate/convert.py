@@ -182,7 +182,7 @@ class Converter:
     ):
         self.net, self.side, self.look, self.choose = net, side, look, Chooser(who)
         self.counts = dict(frames=0, swapped=0, absent=0, turned=0)
-        self.track = None
+        self.table, self.track = OneEuro(1, 0), None
 
     def __call__(self,
         time, # s
@@ -197,13 +197,18 @@ class Converter:
         if abs(head_angles(head_rotation(points[None]))[0, 0]) > TURNED: return self._left('turned', frame)
         if number != self.track: self.track, self.points, self.table = number, OneEuro(eye_distance(points[None])[0]), OneEuro(1, 0)
         self.counts['swapped'] += 1
-        return self._swap(time, frame, self.points(time, points).astype(np.float32))
+        return self.swap(time, frame, self.points(time, points).astype(np.float32))
 
     def _left(self, why, frame):
         self.counts[why] += 1
         return frame
 
-    def _swap(self, time, frame, points):
+    def swap(self,
+        time, # s
+        frame, # (H, W, 3) uint8
+        points, # (68, 2) landmarks of the face to be swapped, px
+    ) -> np.ndarray: # (H, W, 3) uint8
+        "One frame whose face is known."
         crop, matrix = align(frame, points, self.net.size)
         (drawn,), (learned,) = draw(self.net, crop[None], self.side)
         inside = align_points(points, matrix)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SAME', 'LEAST', 'KEPT', 'TURN', 'SCALE', 'SHIFT', 'BEND', 'RECOLOURED', 'COVERED', 'ACROSS', 'FACE', 'FEATURES',
-           'PRESETS', 'STRUCTURE', 'MASK', 'POINTS', 'LATE', 'FULL', 'PULL', 'PATCH', 'SIDES', 'STATES', 'EPOCH',
-           'SKIPPED', 'Faces', 'people', 'clips_of', 'gather', 'planes', 'Sampler', 'shuffled', 'Encoder', 'Decoder',
-           'Swap', 'dssim_plane', 'drawing_loss', 'pull_at', 'criticism', 'Training', 'save_state', 'newest_state',
-           'resume', 'draw', 'preview', 'permitted', 'train_swap', 'load_swap', 'Inline', 'quality', 'face_masks',
-           'eigenfaces', 'true_swap', 'Lesson', 'cast', 'lesson']
+           'PRESETS', 'STRUCTURE', 'MASK', 'POINTS', 'LATE', 'FULL', 'PULL', 'PATCH', 'LIKENESS', 'LOOKED_AT', 'SIDES',
+           'STATES', 'EPOCH', 'SKIPPED', 'Faces', 'people', 'clips_of', 'gather', 'planes', 'Sampler', 'shuffled',
+           'Encoder', 'Decoder', 'Swap', 'dssim_plane', 'drawing_loss', 'pull_at', 'criticism', 'unlikeness',
+           'Training', 'save_state', 'newest_state', 'resume', 'draw', 'preview', 'permitted', 'train_swap',
+           'load_swap', 'Inline', 'quality', 'face_masks', 'eigenfaces', 'true_swap', 'Lesson', 'cast', 'lesson']
 
 # %% ../../nbs/33_generate.faceswap.ipynb #766f3b6e
 import copy, shutil, time
@@ -24,7 +24,7 @@ from ..core import ConsentError, DataError, MediaError, NoFaceError, WeightsErro
 from ..data.actors import ActorClip, write_actor
 from ..data.augment import match_colour, region_mask
 from ..data.faces import align_points
-from ..data.identity import embed
+from ..data.identity import chips, embed, embedder
 from ..data.manifest import scan
 from ..data.preprocess import Recipe, decode_crop, load_crops, prepare
 from ..data.resynth import Critic, upsampler
@@ -328,6 +328,18 @@ def criticism(
     wish = torch.autograd.grad(-critic(seen).mean(), seen)[0]
     return (made*wish).sum()/(wish.norm()*wish.numel()**.5 + 1e-12)
 
+# %% ../../nbs/33_generate.faceswap.ipynb #46e73f46
+LIKENESS, LOOKED_AT = .05, 2 # weight of the identity term; faces of each person in a step that it looks at
+
+def unlikeness(
+    eye, # Embedder
+    drawn, # (B, 3, S, S)
+    points, # (B, 68, 2) px
+    who, # (128,) mean embedding of the one drawn
+) -> torch.Tensor: # scalar: 0 for that person to a hair, .36 where dlib begins to doubt it
+    "Mean squared distance of embeddings."
+    return (eye(chips(drawn.clamp(0, 1), points)) - who).square().sum(1).mean()
+
 # %% ../../nbs/33_generate.faceswap.ipynb #d5d63cd5
 SIDES = 'ab'
 
@@ -341,6 +353,7 @@ class Training:
         lr, # Adam's
         seed, # int
         device, # torch device
+        likeness=LIKENESS, # weight of the identity term
     ):
         keep_memory()
         with torch.random.fork_rng(devices=[]):
@@ -352,6 +365,8 @@ class Training:
         self.samplers = {s: Sampler(faces[s], faces[o]) for s, o in zip(SIDES, SIDES[::-1])}
         self.learner, *judges = (torch.optim.Adam(m.parameters(), lr, (.5, .999)) for m in (self.net, *self.critics.values()))
         self.judges = dict(zip(SIDES, judges))
+        self.foe = None # called with swapped faces (B, 3, S, S), the pictures (B, 3, S, S) they belong to and their masks (B, 1, S, S): a loss of their own
+        self.eye, self.likeness, self.who = copy.deepcopy(embedder()).to(device), likeness, {s: torch.tensor(faces[s].who).float().to(device) for s in SIDES}
         self.step, self.steps, self.batch, self.seed, self.device, self.history = 0, steps, batch, seed, device, []
         if device.startswith('cuda'): self.net.compile()
 
@@ -362,9 +377,13 @@ class Training:
         with torch.autocast(self.device.split(':')[0], torch.bfloat16, self.device != 'cpu'):
             code, fine = self.net.encoder(torch.cat([x[s][0] for s in SIDES]))
             drawn = {s: self.net.decoders[s](*(v[k*self.batch:(k + 1)*self.batch] for v in (code, fine))) for k, s in enumerate(SIDES)}
+            swapped = {s: self.net.decoders[o](code[k*self.batch:][:LOOKED_AT], fine[k*self.batch:][:LOOKED_AT])[0] for k, (s, o) in enumerate(zip(SIDES, SIDES[::-1]))} if self.likeness or self.foe else {}
             points = self.net.points(code).float()
         losses = {s: drawing_loss(*(v.float() for v in drawn[s]), *x[s][1:4]) for s in SIDES}
         total = sum(losses.values()) + POINTS*F.mse_loss(points, torch.cat([x[s][4] for s in SIDES]))
+        for s, o in zip(swapped, SIDES[::-1]):
+            total = total + self.likeness*unlikeness(self.eye, swapped[s].float(), self._places(s, x[s][4]), self.who[o])
+            if self.foe: total = total + self.foe(swapped[s].float(), *(v[:LOOKED_AT] for v in x[s][1:3]))
         if pull: total = total + pull*sum(criticism(self.critics[s], self.judges[s], x[s][1], drawn[s][0], rng) for s in SIDES)
         if not torch.isfinite(total): raise DataError(f'step {self.step}: the loss is not a number; a lower learning rate (--lr) goes on from the last state that was kept')
         self.learner.zero_grad()
@@ -373,6 +392,9 @@ class Training:
         self.step += 1
         self._average()
         return {s: losses[s].item() for s in SIDES}
+
+    def _places(self, side, points): # landmarks of the faces looked at, in px
+        return points[:LOOKED_AT].reshape(-1, 68, 2).cpu().numpy()*.1*self.net.size + self.samplers[side].middle
 
     @torch.no_grad()
     def _average(self):
@@ -643,6 +665,14 @@ class Lesson:
     ) -> Faces: # or None
         "Faces of another clip of this person."
         return _gathered(self.paths[side][1], self.learned[side].crops.shape[1]) if len(self.paths[side]) > 1 else None
+
+    def sharp(self,
+        side, # 'a' or 'b'
+        size, # px
+    ) -> Faces:
+        "The faces asked about, at another size."
+        whole = _gathered(self.paths[side][0], size)
+        return whole.take(np.isin(whole.frames, self.asked[side].frames))
 
 def _gathered(path, size): return gather(path, cache_dir()/f'swap-faces-{file_sha256(path)[:16]}-{size}', size, quiet=True)
 

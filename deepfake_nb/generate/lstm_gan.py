@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VOICE', 'CODE', 'NOISE', 'PULL', 'BETA', 'FREE',
            'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'INVERTERS', 'SHIPPED', 'utterance', 'fitted',
-           'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'Encoder', 'Refiner',
+           'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'takes_of', 'Encoder', 'Refiner',
            'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan', 'Training',
            'predict_step', 'descend', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training',
            'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render',
@@ -92,10 +92,12 @@ def _corpus(name, rows, licence): # rows of (mel, word, voice, split)
 # %% ../../nbs/31_generate.lstm_gan.ipynb #7401f374
 DIGITS, LIBRI = re.compile(r'(\d)_([a-z]+)_(\d+)$'), re.compile(r'(?:.*_)?(\d+)-\d+-\d+$')
 
+def _digit(f): # word, voice, split
+    word, voice, take = DIGITS.match(f.stem).groups()
+    return word, f'fsdd_{voice}', 'test' if int(take) < 5 else 'val' if int(take) < 10 else 'train'
+
 def _digit_rows(files):
-    for f in files:
-        word, voice, take = DIGITS.match(f.stem).groups()
-        yield fitted(utterance(read_audio(f, RATE), f)), word, f'fsdd_{voice}', 'test' if int(take) < 5 else 'val' if int(take) < 10 else 'train'
+    for f in files: yield fitted(utterance(read_audio(f, RATE), f)), *_digit(f)
 
 def _stretch_rows(files):
     for f in files:
@@ -137,12 +139,26 @@ def actor_words(
     seed=0, # int
 ) -> Corpus:
     "What people who do not exist say, again and again."
-    rng, rows = np.random.default_rng([seed, 31]), []
+    return _corpus('actors', [(fitted(utterance(sound)), *rest) for sound, *rest in _acted(voices, words, takes, seed)], 'MIT')
+
+def _acted(voices, words, takes, seed): # yields sound, word, voice, split
+    rng = np.random.default_rng([seed, 31])
     for v, w, t in np.ndindex(voices, words, takes):
         own, (pitch, breath, pace) = sample_voice(100*seed + v), rng.uniform((.92, .7, .94), (1.08, 1.4, 1.06))
         take = replace(own, pitch=own.pitch*pitch, breath=own.breath*breath, rate=4*pace)
-        rows.append((fitted(utterance(speak(take, .6, 1000 + w).sound)), f'word{w}', f'actor{v}', 'test' if t < takes/10 else 'val' if t < takes/5 else 'train'))
-    return _corpus('actors', rows, 'MIT')
+        yield speak(take, .6, 1000 + w).sound, f'word{w}', f'actor{v}', 'test' if t < takes/10 else 'val' if t < takes/5 else 'train'
+
+def takes_of(
+    data, # 'actors', or a folder of spoken digits
+    split, # 'train', 'val' or 'test'
+    voices=4, # of the actors, as for `actor_words`
+    words=4, # of the actors
+    takes=20, # of the actors
+    seed=0, # of the actors
+) -> list: # of (sound (N,) at 16 kHz, word, voice)
+    "One side of a corpus of words, as it sounds. Raises `DataError`."
+    if str(data) == 'actors': return [(sound, word, voice) for sound, word, voice, s in _acted(voices, words, takes, seed) if s == split]
+    return [(read_audio(f, RATE), *_digit(f)[:2]) for f in named_files(data)[1] if _digit(f)[2] == split]
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #f23b8783
 WORD, VOICE, CODE, NOISE = 32, 16, 32, 8 # numbers that stand for a word, a voice, an utterance, a step or a frame
