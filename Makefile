@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: report test test-all lab browser nb docs weights clean help
+.PHONY: report check test test-all lab browser nb docs weights clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,6 +22,9 @@ $(INSTALLED): constraints.txt settings.ini setup.py pyproject.toml
 
 report: $(INSTALLED) ## run the chapters on the built-in actors, write reports/smoke/index.html
 	@deepfake-nb report --profile $(PROFILE)
+
+check: $(INSTALLED) ## compare the last report with reports/expected
+	@deepfake-nb report check --profile $(PROFILE)
 
 test: $(INSTALLED) ## notebooks and pytest, without the slow ones
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --timing

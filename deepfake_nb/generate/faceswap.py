@@ -329,7 +329,7 @@ def criticism(
     return (made*wish).sum()/(wish.norm()*wish.numel()**.5 + 1e-12)
 
 # %% ../../nbs/33_generate.faceswap.ipynb #46e73f46
-LIKENESS, LOOKED_AT = .05, 2 # weight of the identity term; faces of each person in a step that it looks at
+LIKENESS, LOOKED_AT = .02, 2 # weight of the identity term; faces of each person in a step that it looks at
 
 def unlikeness(
     eye, # Embedder
@@ -713,7 +713,7 @@ def lesson(
     consent, paths, size = (None, _actors(sizes, seed, Path(out)), PRESETS[sizes['preset']]['size']) if data == 'actors' else ('grid', _speakers(data, sizes), PRESETS[sizes['preset']]['size'])
     whole = {s: _gathered(paths[s][0], size) for s in SIDES}
     learned, asked = ({s: f.take(rule(f.frames)) for s, f in whole.items()} for rule in (lambda k: k < sizes['train'], lambda k: k >= sizes['train'] + SKIPPED))
-    key = digest([{k: v for k, v in sizes.items() if k != 'exam'}, seed, code_hash('generate.faceswap'), {s: [f['sha256'] for f in learned[s].files] for s in SIDES}])
+    key = digest([{k: v for k, v in sizes.items() if k not in ('exam', 'without')}, seed, code_hash('generate.faceswap'), {s: [f['sha256'] for f in learned[s].files] for s in SIDES}])
     run = cache_dir()/f'swap-run-{key}'
     ways = permitted(consent, {s: paths[s][0] for s in SIDES})
     return Lesson(paths, learned, asked, consent, run, train_swap(learned, run, ways, *(sizes[k] for k in ('preset', 'epochs', 'batch', 'lr')), seed, device, say, show, quiet=True))
