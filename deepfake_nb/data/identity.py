@@ -91,7 +91,7 @@ def embedder() -> Embedder:
     "The network with its weights. Raises `WeightsError` where they are not installed."
     package = importlib.util.find_spec('face_recognition_models') # only for its path: importing it fails where setuptools is new
     if package is None: raise WeightsError('dlib_face_recognition_resnet_model_v1.dat is missing: pip install face_recognition_models')
-    return Embedder(Path(package.origin).parent/'models'/'dlib_face_recognition_resnet_model_v1.dat')
+    with torch.inference_mode(False): return Embedder(Path(package.origin).parent/'models'/'dlib_face_recognition_resnet_model_v1.dat') # `embed` may be the first to ask
 
 # %% ../../nbs/12a_data.identity.ipynb #104931ce
 PADDING = .25
