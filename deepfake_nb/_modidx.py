@@ -2683,6 +2683,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'deepfake_nb.protocols._interval': ('protocols.html#_interval', 'deepfake_nb/protocols.py'),
                                        'deepfake_nb.protocols._labels_of': ('protocols.html#_labels_of', 'deepfake_nb/protocols.py'),
                                        'deepfake_nb.protocols._left_out': ('protocols.html#_left_out', 'deepfake_nb/protocols.py'),
+                                       'deepfake_nb.protocols._tree_judge': ('protocols.html#_tree_judge', 'deepfake_nb/protocols.py'),
                                        'deepfake_nb.protocols.adversarial': ('protocols.html#adversarial', 'deepfake_nb/protocols.py'),
                                        'deepfake_nb.protocols.attack': ('protocols.html#attack', 'deepfake_nb/protocols.py'),
                                        'deepfake_nb.protocols.attacked': ('protocols.html#attacked', 'deepfake_nb/protocols.py'),

@@ -26,7 +26,8 @@ from .data.augment import RATE
 from .data.degrade import DEGRADATIONS, degrade
 from .data.manifest import COLUMNS, data_hash, save_manifest
 from .data.preprocess import decode_crop, encode_crop
-from .detect.baseline import load_residual, load_spectrum, residual_table, spectrum_table
+from .data.features import features_table
+from .detect.baseline import load_residual, load_spectrum, load_tree, residual_table, spectrum_table, tree_likelihood
 from .detect.cnn import FaceCNN, imagenet_weights, load_detector
 from .detect.detector import Detector, load_expert
 from .detect.lstm import DYNAMICS, FaceLSTM, pack
@@ -72,12 +73,23 @@ def shipped_judges(
 # %% ../nbs/40_protocols.ipynb #f7ed77d9
 MEDIA = {'face_cnn': 'picture', 'face_lstm': 'clip', 'voice_cnn': 'sound'}
 
+def _tree_judge(path): # boosted trees on what has a name, measured on whole clips
+    booster, card = load_tree(path)
+    def rows(folder, manifest, split, seed, workers):
+        part = manifest[manifest.split == split].reset_index(drop=True)
+        if part.label.nunique() < 2: raise DataError(f'{folder}: a tree measures whole clips and makes no fakes: fakes must be among them')
+        return pd.concat([part[['clip_id', 'identity', 'manipulation', 'label']], features_table(folder, part, workers, True).drop(columns='clip_id')], axis=1)
+    def logits(rows): return (lambda p: np.log(p/(1 - p)))(tree_likelihood(booster, rows.drop(columns=['clip_id', 'identity', 'manipulation', 'label'])).clip(1e-6, 1 - 1e-6))
+    return Judge('tree', 'clip', rows, logits, card)
+
 def trained_judge(
     weights, # NAME.safetensors that `train_model` or `finetune` wrote, or the folder of such a run
     device='cpu', # torch device
 ) -> Judge:
     "A detector that somebody trained. Raises `WeightsError`."
     path = Path(weights)
+    if path.is_dir() and (path/'tree.json').exists(): path = path/'tree.json'
+    if path.suffix == '.json': return _tree_judge(path)
     if path.is_dir():
         found = [p for p in sorted(path.glob('*.safetensors')) if 'platt' in load_weights(p)[1]]
         if len(found) != 1: raise WeightsError(f'{path}: {len(found)} finished detectors in it, one is needed; name its .safetensors')
