@@ -91,7 +91,7 @@ def _is_cached(folder, key):
     return record['key'] == key and all((folder/f).exists() and file_sha256(folder/f) == h for f, h in record['files'].items())
 
 def _seal(folder, key):
-    files = {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.suffix in ('.json', '.png', '.wav') and p.name != 'done.json'}
+    files = {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.suffix in ('.json', '.png', '.wav', '.webp') and p.name != 'done.json'}
     write_json(folder/'done.json', dict(key=key, files=files))
 
 def run_chapter(
@@ -122,8 +122,7 @@ def _execute(chapter, folder, params, quiet):
     return f'it ended without writing {", ".join(missing)}' if missing else ''
 
 # %% ../nbs/50_report.ipynb #8f73f1ee
-def _image_uri(path):
-    return 'data:image/png;base64,' + base64.b64encode(path.read_bytes()).decode()
+def _uri(path, kind='image/png'): return f'data:{kind};base64,' + base64.b64encode(path.read_bytes()).decode()
 
 def flatten(
     metrics, # nested dicts of numbers; {'value', 'low', 'high'} is one number with its interval
@@ -143,12 +142,12 @@ def _number(x): return 'none' if x is None else f'{x:.3f}' if isinstance(x, floa
 # %% ../nbs/50_report.ipynb #167e7cf2
 def _section(result):
     read = {n: read_json(p) if (p := result.folder/f'{n}.json').exists() else {} for n in ('metrics', 'timings', 'provenance')}
-    figures = [dict(name=n.removesuffix('.png').replace('_', ' '), uri=_image_uri(result.folder/n), pixels=f['pixels'][:12])
+    figures = [dict(name=n.removesuffix('.png').replace('_', ' '), uri=_uri(result.folder/n), pixels=f['pixels'][:12])
                for n, f in sorted(read['provenance'].get('figures', {}).items()) if (result.folder/n).exists()]
-    sounds = [dict(name=p.stem, uri='data:audio/wav;base64,' + base64.b64encode(p.read_bytes()).decode()) for p in sorted(result.folder.glob('*.wav'))]
+    sounds, films = ([dict(name=p.stem, uri=_uri(p, kind)) for p in sorted(result.folder.glob(f'*{ending}'))] for ending, kind in (('.wav', 'audio/wav'), ('.webp', 'image/webp')))
     rows = flatten(read['metrics'])
     sure = dict([kv for kv in rows.items() if ' [' in kv[1]][:SURE])
-    return dict(result=result, figures=figures, sounds=sounds, sure=sure, others={k: v for k, v in rows.items() if k not in sure}, timings=flatten(read['timings']), provenance=read['provenance'])
+    return dict(result=result, figures=figures, sounds=sounds, films=films, sure=sure, others={k: v for k, v in rows.items() if k not in sure}, timings=flatten(read['timings']), provenance=read['provenance'])
 
 SURE = 10 # numbers with intervals that a chapter shows at once
 
