@@ -288,7 +288,7 @@ def write_figure(
     origin = Origin('figure', generator, permit(consent, target=files) if len(files) else ACTORS, facts=dict(figure=name))
     path = savefig(fig, run, name, shows=['yes'] if len(files) else 'actors')
     with Image.open(path) as image: picture = np.array(image.convert('RGB'))
-    write(path, origin, image=np.pad(picture, ((0, min(picture.shape[:2])//8), (0, 0), (0, 0)), constant_values=255))
+    write(path, origin, image=np.pad(picture, ((0, min(picture.shape[:2])//6), (0, 0), (0, 0)), constant_values=255))
     run.figures[path.name] |= dict(pixels=pixel_hash(path), generated=True)
     return path
 

@@ -5,6 +5,7 @@ import pytest, yaml
 from conftest import ROOT
 from deepfake_nb.core import DataError, imported_modules, load_profile, profile_names
 from deepfake_nb.provenance import verify
+from deepfake_nb.report import check_pictures
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -85,15 +86,26 @@ def test_numbers_in_the_readme_are_those_of_the_expected_metrics():
 
 
 def test_no_media_and_nothing_large_in_git():
-    media = {".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".jpg", ".jpeg"}
+    media = {".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm", ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".jpg", ".jpeg", ".webp", ".gif"}
     files = [ROOT / f for f in tracked() if (ROOT / f).exists()]
     weights = [f for f in files if f.parent.name == "weights"]
     assert sum(f.stat().st_size for f in weights) < 25 * 2**20
     kept = [f for f in files if f.is_relative_to(ROOT / "reports" / "full")]
     assert sum(f.stat().st_size for f in kept) < 15 * 2**20
     heard = [f for f in files if f.suffix.lower() in media]
-    assert set(heard) <= set(kept) and all(all(verify(f).has[w] for w in ("mark", "credentials")) for f in heard), "only what we generated, marked and signed"
+    assert set(heard) <= {*kept, *files_in_images(files)} and all(all(verify(f).has[w] for w in ("mark", "credentials")) for f in heard), "only what we generated, marked and signed"
     assert not [f for f in files if f not in [*weights, *kept] and f.stat().st_size > 3 * 2**20]
+
+
+def files_in_images(files):
+    return [f for f in files if f.parent == ROOT / "nbs" / "images"]
+
+
+def test_kept_pictures_say_who_is_seen():
+    folders = [p for p in (ROOT / "reports" / "full").iterdir() if p.is_dir()]
+    assert len(folders) > 5
+    for folder in folders:
+        check_pictures(folder)
 
 
 def test_readme_is_made_from_the_index_notebook(tmp_path):
