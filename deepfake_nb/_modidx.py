@@ -2066,6 +2066,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'deepfake_nb/generate/faceswap.py'),
                                                'deepfake_nb.generate.faceswap._actors': ( 'generate.faceswap.html#_actors',
                                                                                           'deepfake_nb/generate/faceswap.py'),
+                                               'deepfake_nb.generate.faceswap._alone': ( 'generate.faceswap.html#_alone',
+                                                                                         'deepfake_nb/generate/faceswap.py'),
                                                'deepfake_nb.generate.faceswap._begin': ( 'generate.faceswap.html#_begin',
                                                                                          'deepfake_nb/generate/faceswap.py'),
                                                'deepfake_nb.generate.faceswap._bent': ( 'generate.faceswap.html#_bent',

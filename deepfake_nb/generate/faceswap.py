@@ -674,7 +674,13 @@ class Lesson:
         whole = _gathered(self.paths[side][0], size)
         return whole.take(np.isin(whole.frames, self.asked[side].frames))
 
-def _gathered(path, size): return gather(path, cache_dir()/f'swap-faces-{file_sha256(path)[:16]}-{size}', size, quiet=True)
+def _alone(path): # another chapter may need the same: one works, the other waits
+    from filelock import FileLock
+    return FileLock(f'{path}.lock')
+
+def _gathered(path, size):
+    folder = cache_dir()/f'swap-faces-{file_sha256(path)[:16]}-{size}'
+    with _alone(folder): return gather(path, folder, size, quiet=True)
 
 def cast(
     sizes, # dict: people: two actors; seconds of a clip
@@ -716,4 +722,6 @@ def lesson(
     key = digest([{k: v for k, v in sizes.items() if k not in ('exam', 'without')}, seed, code_hash('generate.faceswap'), {s: [f['sha256'] for f in learned[s].files] for s in SIDES}])
     run = cache_dir()/f'swap-run-{key}'
     ways = permitted(consent, {s: paths[s][0] for s in SIDES})
-    return Lesson(paths, learned, asked, consent, run, train_swap(learned, run, ways, *(sizes[k] for k in ('preset', 'epochs', 'batch', 'lr')), seed, device, say, show, quiet=True))
+    with _alone(run):
+        history = train_swap(learned, run, ways, *(sizes[k] for k in ('preset', 'epochs', 'batch', 'lr')), seed, device, say, show, quiet=True)
+    return Lesson(paths, learned, asked, consent, run, history)

@@ -506,9 +506,12 @@ def train(
 ):
     "Train to the end. Raises `DataError` where it goes wrong again and again."
     if training.plan.every % 10: raise DataError(f'checkpoints every {training.plan.every} steps: want a multiple of 10')
+    from filelock import FileLock
     keep_memory()
-    if not resume_training(training, folder): save_training(training, folder)
-    for _ in progress(_to_the_end(training, folder, watch, say), 'training the GAN', training.total - training.step, quiet): pass
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder)/'.lock'): # whoever comes second waits, and finds it done
+        if not resume_training(training, folder): save_training(training, folder)
+        for _ in progress(_to_the_end(training, folder, watch, say), 'training the GAN', training.total - training.step, quiet): pass
 
 def _to_the_end(t, folder, watch, say):
     while t.step < t.total:
