@@ -2523,6 +2523,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deepfake_nb.loop.duel': ('loop.html#duel', 'deepfake_nb/loop.py'),
                                   'deepfake_nb.loop.says': ('loop.html#says', 'deepfake_nb/loop.py'),
                                   'deepfake_nb.loop.sides': ('loop.html#sides', 'deepfake_nb/loop.py'),
+                                  'deepfake_nb.loop.single_numbers': ('loop.html#single_numbers', 'deepfake_nb/loop.py'),
                                   'deepfake_nb.loop.worth_it': ('loop.html#worth_it', 'deepfake_nb/loop.py')},
             'deepfake_nb.marks': { 'deepfake_nb.marks.Carrier': ('marks.html#carrier', 'deepfake_nb/marks.py'),
                                    'deepfake_nb.marks.Carrier.__init__': ('marks.html#carrier.__init__', 'deepfake_nb/marks.py'),
