@@ -377,7 +377,7 @@ class Training:
         with torch.autocast(self.device.split(':')[0], torch.bfloat16, self.device != 'cpu'):
             code, fine = self.net.encoder(torch.cat([x[s][0] for s in SIDES]))
             drawn = {s: self.net.decoders[s](*(v[k*self.batch:(k + 1)*self.batch] for v in (code, fine))) for k, s in enumerate(SIDES)}
-            swapped = {s: self.net.decoders[o](code[k*self.batch:][:LOOKED_AT], fine[k*self.batch:][:LOOKED_AT])[0] for k, (s, o) in enumerate(zip(SIDES, SIDES[::-1]))} if self.likeness or self.foe else {}
+            swapped = {s: self.net.decoders[o](*(v[k*self.batch:(k + 1)*self.batch][:LOOKED_AT] for v in (code, fine)))[0] for k, (s, o) in enumerate(zip(SIDES, SIDES[::-1]))} if self.likeness or self.foe else {}
             points = self.net.points(code).float()
         losses = {s: drawing_loss(*(v.float() for v in drawn[s]), *x[s][1:4]) for s in SIDES}
         total = sum(losses.values()) + POINTS*F.mse_loss(points, torch.cat([x[s][4] for s in SIDES]))
