@@ -221,7 +221,7 @@ def keep_memory():
 def mixed(
     device='cpu', # torch device
 ): # a context
-    "Autocast to bfloat16 where that is faster: on accelerators, and on processors that compute in it (with AVX2 alone it is six times as slow)."
+    "Autocast to bfloat16 where that is faster: on accelerators, and on processors that compute in it (others emulate it, and are slower than in float32)."
     import torch
     kind = str(device).split(':')[0]
     return torch.autocast(kind, torch.bfloat16, kind != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith('AVX512'))
