@@ -1,9 +1,11 @@
 "Invariants of the repository: what must hold of every notebook, module and file."
 import ast, json, re, shutil, subprocess, sys, tomllib
+from contextlib import nullcontext
 from pathlib import Path
 import pytest, yaml
+from PIL import Image
 from conftest import ROOT
-from deepfake_nb.core import DataError, imported_modules, load_profile, profile_names
+from deepfake_nb.core import ConsentError, DataError, imported_modules, load_profile, profile_names
 from deepfake_nb.provenance import verify
 from deepfake_nb.report import check_pictures
 
@@ -105,6 +107,16 @@ def test_kept_pictures_say_who_is_seen():
     folders = [p for p in (ROOT / "reports" / "full").iterdir() if p.is_dir()]
     assert len(folders) > 5
     for folder in folders:
+        check_pictures(folder)
+
+
+@pytest.mark.parametrize("chapter, shows, kept", [("generate.x", "actors", False), ("generate.x", "drawings", True), ("data.x", "actors", True), ("loop", "people who agreed", False)])
+def test_whoever_is_seen_in_a_generator_chapter_is_marked(tmp_path, chapter, shows, kept):
+    folder = tmp_path / chapter
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "faces.png")
+    (folder / "provenance.json").write_text(json.dumps(dict(figures={"faces.png": dict(pixels="", timing=False, shows=shows)})))
+    with nullcontext() if kept else pytest.raises(ConsentError, match="it is not kept"):
         check_pictures(folder)
 
 

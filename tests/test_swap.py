@@ -3,9 +3,13 @@ import json, os, resource, shutil, signal, subprocess, time
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from types import SimpleNamespace
-import av, numpy as np, pytest
+import av, numpy as np, pytest, torch
 from conftest import COMMAND
 from deepfake_nb.cli import main
+from deepfake_nb.detect.cnn import FaceCNN
+from deepfake_nb.detect.models import Faces
+from deepfake_nb.generate.faceswap import PRESETS, Lesson, gather
+from deepfake_nb.loop import Corner, SwapAttack, single_numbers
 from deepfake_nb.media import probe, read_frames, write_video
 from deepfake_nb.provenance import sign_actor, verify
 
@@ -164,6 +168,27 @@ def test_output_that_may_not_be_written(call, cast, trained, tmp_path):
 def test_a_file_where_a_folder_should_be(call, cast, trained, tmp_path):
     (tmp_path / "file").write_text("")
     failed(call("swap", "apply", trained[0], cast[0], tmp_path / "file" / "out.mp4"), "cannot be written")
+
+
+def test_trained_on_against_a_detector(trained, cast, tmp_path):
+    "The attack of the closed loop: reals stay, swaps change, the detector under attack does not."
+    faces = {s: gather(c, tmp_path / s, PRESETS["tiny"]["size"], quiet=True) for s, c in zip("ab", cast)}
+    first, last = ({s: f.take(np.arange(len(f)) < 3) for s, f in faces.items()}, {s: f.take(np.arange(len(f)) >= len(f) - 3) for s, f in faces.items()})
+    lesson = Lesson({s: [c] for s, c in zip("ab", cast)}, first, last, None, trained[0], [])
+    torch.manual_seed(0)
+    network = FaceCNN("small_cnn").eval()
+    network.size, before = 64, {k: v.clone() for k, v in network.state_dict().items()}
+    attack = SwapAttack({s: lesson for s in ("train", "val", "test")}, answer=2, size=64)
+    plain, answered = attack(1, network), attack(2, network)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    for rows in (plain, answered):
+        assert rows.groupby(["split", "label"]).size().to_dict() == {(s, y): 6 for s in ("train", "val", "test") for y in (0, 1)}
+        assert rows[rows.label == 1].source.str.rsplit("-", n=1).str[0].isin(rows[rows.label == 0].identity).all()
+    (real, fake), (same, other) = ([list(r[r.label == y].crop) for y in (0, 1)] for r in (plain, answered))
+    assert real == same and all(a != b for a, b in zip(fake, other)) and all(a != b for a, b in zip(real, fake))
+    assert len(attack.kept) == 2 and all(10 < dB < 60 for dB in attack.kept)
+    alone = single_numbers(Corner(Faces, network, attack, {}, {}), plain)
+    assert {"sharpness", "jpeg_size"} <= {*alone} and all(0 <= v <= 1 for v in alone.values())
 
 
 @pytest.mark.slow
