@@ -146,18 +146,18 @@ def cached(
     modules, # list of modules whose code makes it
     build, # called with the empty folder to fill
 ) -> Path: # the filled folder
-    "The folder that `build` filled for these parameters and this code; built now if it is not there."
+    "The folder that `build` filled for these parameters and this code; built now if it is not there. Whoever comes second waits."
     folder = cache_dir()/f'{name}-{digest([params, code_hash(*modules)])}'
     if folder.is_dir(): return folder
-    aside = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=cache_dir()))
-    try:
-        build(aside)
-        try: os.replace(aside, folder)
-        except OSError:
-            if not folder.is_dir(): raise # else somebody else was faster: theirs is the same
-    finally:
-        import shutil
-        shutil.rmtree(aside, ignore_errors=True)
+    import shutil
+    from filelock import FileLock
+    with FileLock(folder.with_name(f'.{folder.name}.lock')):
+        if folder.is_dir(): return folder # somebody else was at it already
+        aside = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=cache_dir()))
+        try:
+            build(aside)
+            os.replace(aside, folder)
+        finally: shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 # %% ../nbs/00_core.ipynb #a7a02ee0
