@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VOICE', 'CODE', 'NOISE', 'PULL', 'BETA', 'FREE',
-           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'INVERTERS', 'SHIPPED', 'utterance', 'fitted',
-           'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'takes_of', 'Encoder', 'Refiner',
-           'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan', 'Training',
-           'predict_step', 'descend', 'judged_step', 'trouble', 'train_step', 'save_training', 'resume_training',
-           'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw', 'render',
-           'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
+           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'WIDEST', 'INVERTERS', 'SHIPPED', 'utterance',
+           'fitted', 'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'takes_of', 'Encoder',
+           'Refiner', 'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan',
+           'Training', 'predict_step', 'descend', 'disturbed', 'judged_step', 'trouble', 'train_step', 'save_training',
+           'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw',
+           'render', 'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
            'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
            'measured', 'rendered_set']
 
@@ -397,6 +397,30 @@ def descend(
     nn.utils.clip_grad_norm_(net.parameters(), 1.)
     optimizer.step()
 
+# %% ../../nbs/31_generate.lstm_gan.ipynb #d157a2b1
+WIDEST = 2. # bands, standard deviation
+
+def _varied(x, random):
+    # shifted by up to 60 ms, a band of eight hidden, louder or softer, with noise
+    def pick(*span): return torch.randint(*span, (len(x), 1), generator=random).to(x.device)
+    def noise(*shape): return torch.randn(*shape, generator=random).to(x.device)
+    at, band = torch.arange(x.shape[2], device=x.device) - pick(-6, 7), torch.arange(MELS, device=x.device) - pick(0, MELS - 7)
+    x = x.gather(2, at.clamp(0, x.shape[2] - 1)[:, None].expand(x.shape)).masked_fill(((at < 0) | (at >= x.shape[2]))[:, None], scaled(FLOOR))
+    x = x.masked_fill(((band >= 0) & (band < 8))[..., None], scaled(-9))
+    return (x + .15*noise(len(x), 1, 1) + .1*noise(*x.shape)).clamp_min(scaled(FLOOR))
+
+def _blurred(x, random):
+    # over frequency, each by another width
+    width, at = (WIDEST*torch.rand(len(x), 1, 1, generator=random)).to(x.device), torch.arange(MELS, device=x.device)
+    return torch.softmax(-(at[:, None] - at)**2/(2*width**2 + 1e-3), 2) @ x
+
+def disturbed(
+    x, # (B, MELS, T) scaled
+    random, # torch.Generator on the CPU
+) -> torch.Tensor: # (B, MELS, T)
+    "As the judge is shown both sides: blurred, shifted, with a hole and noise, each otherwise (differentiable augmentation, Zhao et al. 2020)."
+    return _varied(_blurred(x, random), random)
+
 # %% ../../nbs/31_generate.lstm_gan.ipynb #fa7aac73
 def _made(t, x, word, voice, true_word, true_voice):
     # drawn, retold and rendered utterances; what was asked for; what is to be heard; error of the retold; price of the codes
@@ -414,12 +438,12 @@ def judged_step(training): # -> dict of floats
     t, rate = training, training.pace*min(1, 2 - 1.8*(training.step - training.plan.first)/training.plan.steps)
     x, word, voice, *true = t._batch()
     made, asked, heard, error, price = _made(t, x, word, voice, *true)
-    real, classes, seen = t.judge(x, word, voice)
-    fake = t.judge(made.detach(), *asked)[0]
+    real, classes, seen = t.judge(disturbed(x, t.random), word, voice)
+    fake = t.judge(disturbed(made.detach(), t.random), *asked)[0]
     wrong = hinge(real, fake)
     descend(t.theirs, t.judge, wrong + told_apart(classes, dict(zip(('word', 'voice'), true))), rate*RATES['discriminator'])
     t.judge.requires_grad_(False)
-    (verdicts, classes, felt), seen = t.judge(made, *asked), [s.detach() for s in seen]
+    (verdicts, classes, felt), seen = t.judge(disturbed(made, t.random), *asked), [s.detach() for s in seen]
     t.judge.requires_grad_(True)
     parts = dict(judge=-sum(v.mean() for v in verdicts)/3, match=matched(seen, felt), told=told_apart(classes, heard), retold=error + price)
     descend(t.own, t.net, sum(PULL[k]*v for k, v in parts.items()), rate*RATES['generator'])
@@ -776,14 +800,6 @@ class Reader(nn.Module):
 
     def features(self, x): return self.last(self.body(x[:, None]).mean(3).flatten(1)) # (B, 32)
     def forward(self, x): return {k: head(f) for f in [self.features(x)] for k, head in self.heads.items()}
-
-def _varied(x, random):
-    # shifted by up to 60 ms, a band of eight hidden, louder or softer, with noise
-    def pick(*span): return torch.randint(*span, (len(x), 1), generator=random)
-    at, band = torch.arange(x.shape[2]) - pick(-6, 7), torch.arange(MELS) - pick(0, MELS - 7)
-    x = x.gather(2, at.clamp(0, x.shape[2] - 1)[:, None].expand(x.shape)).masked_fill(((at < 0) | (at >= x.shape[2]))[:, None], scaled(FLOOR))
-    x = x.masked_fill(((band >= 0) & (band < 8))[..., None], scaled(-9))
-    return (x + .15*torch.randn(len(x), 1, 1, generator=random) + .1*torch.randn(x.shape, generator=random)).clamp_min(scaled(FLOOR))
 
 def train_reader(
     x, # (N, MELS, FRAMES) scaled
