@@ -111,6 +111,7 @@ def run_chapter(
 
 def _execute(chapter, folder, params, quiet):
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait must not spin where somebody else needs the core
     bar = dict(desc=chapter.name, leave=False, disable=True if quiet else None) # None: on a terminal only
@@ -118,6 +119,7 @@ def _execute(chapter, folder, params, quiet):
         papermill.execute_notebook(chapter.path, folder/'notebook.ipynb', {**params, 'out': str(folder)}, kernel_name='python3',
                                    cwd=chapter.path.parent, progress_bar=bar, extra_arguments=['--log-level=40'])
     except PapermillExecutionError as e: return f'{e.ename}: {e.evalue}'.splitlines()[0]
+    except DeadKernelError: return 'its kernel died, perhaps for want of memory'
     missing = [f for f in ('metrics.json', 'timings.json', 'provenance.json') if not (folder/f).exists()]
     return f'it ended without writing {", ".join(missing)}' if missing else ''
 
