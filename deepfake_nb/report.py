@@ -117,7 +117,7 @@ def _execute(chapter, folder, params, quiet):
     bar = dict(desc=chapter.name, leave=False, disable=True if quiet else None) # None: on a terminal only
     try:
         papermill.execute_notebook(chapter.path, folder/'notebook.ipynb', {**params, 'out': str(folder)}, kernel_name='python3',
-                                   cwd=chapter.path.parent, progress_bar=bar, extra_arguments=['--log-level=40'])
+                                   cwd=chapter.path.parent, progress_bar=bar, extra_arguments=['--log-level=50'])
     except PapermillExecutionError as e: return f'{e.ename}: {e.evalue}'.splitlines()[0]
     except DeadKernelError: return 'its kernel died, perhaps for want of memory'
     missing = [f for f in ('metrics.json', 'timings.json', 'provenance.json') if not (folder/f).exists()]
