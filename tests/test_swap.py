@@ -180,6 +180,7 @@ def test_trained_on_against_a_detector(trained, cast, tmp_path):
     network.size, before = 64, {k: v.clone() for k, v in network.state_dict().items()}
     attack = SwapAttack({s: lesson for s in ("train", "val", "test")}, answer=2, size=64)
     plain, answered = attack(1, network), attack(2, network)
+    assert all(t.foe for t in attack.trainings.values()), "trained on against the detector, not only on"
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     for rows in (plain, answered):
         assert rows.groupby(["split", "label"]).size().to_dict() == {(s, y): 6 for s in ("train", "val", "test") for y in (0, 1)}
