@@ -328,8 +328,8 @@ def load_tree(
     text = card.get('trees') if isinstance(card, dict) and card.get('kind') == 'tree' else None
     if not isinstance(text, str): raise WeightsError(f'{path}: a card, but not one of a tree')
     if hashlib.sha256(text.encode()).hexdigest() != card.get('sha256'): raise WeightsError(f'{path}: its trees are not those that the hash on the card belongs to; get it again')
-    if not text.startswith('tree\n'): raise WeightsError(f'{path}: its trees cannot be read: LightGBM did not write them') # it would say so itself, but loudly
-    return lightgbm.Booster(model_str=text), card
+    try: return lightgbm.Booster(model_str=text), card
+    except lightgbm.basic.LightGBMError as e: raise WeightsError(f'{path}: LightGBM cannot read its trees ({e})') from e
 
 # %% ../../nbs/20_detect.baseline.ipynb #82fdcb67
 def contributions(
