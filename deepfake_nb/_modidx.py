@@ -2476,6 +2476,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan.takes_of': ( 'generate.lstm_gan.html#takes_of',
                                                                                            'deepfake_nb/generate/lstm_gan.py'),
+                                               'deepfake_nb.generate.lstm_gan.taught': ( 'generate.lstm_gan.html#taught',
+                                                                                         'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan.to_sound': ( 'generate.lstm_gan.html#to_sound',
                                                                                            'deepfake_nb/generate/lstm_gan.py'),
                                                'deepfake_nb.generate.lstm_gan.told_apart': ( 'generate.lstm_gan.html#told_apart',

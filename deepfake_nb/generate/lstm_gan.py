@@ -11,7 +11,7 @@ __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VO
            'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw',
            'render', 'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
            'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
-           'measured', 'rendered_set']
+           'taught', 'measured', 'rendered_set']
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #bdca0721
 import math, re
@@ -807,6 +807,7 @@ def train_reader(
     sizes, # (words, voices), how many
     steps, # of 64 utterances
     seed=0, # int
+    vary=disturbed, # called with utterances and a torch.Generator: what it sees of them
 ) -> Reader: # in eval mode
     "Learn to read, from recordings or from what was drawn."
     random = torch.Generator().manual_seed(seed)
@@ -817,7 +818,7 @@ def train_reader(
         pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
         for _ in range(steps):
             i = torch.randint(len(x), (64,), generator=random)
-            loss = sum(F.cross_entropy(v, truth[k][i]) for k, v in net(_varied(x[i], random)).items())
+            loss = sum(F.cross_entropy(v, truth[k][i]) for k, v in net(vary(x[i], random)).items())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -900,23 +901,33 @@ def baselines(
     return {'noise': (noise.repeat(-(-n//len(noise)), 1, 1)[:n], word, voice), 'class mean': (torch.stack([means[k] for k in zip(word.tolist(), voice.tolist())]), word, voice),
             'nearest': (x[near], *test[1:])}
 
+def taught(
+    corpus, # Corpus
+    made, # (x, word, voice): what a new reader learns from
+    steps, # of 64 utterances
+    seed=0, # int
+    vary=disturbed, # as for `train_reader`
+) -> dict: # {'word', 'voice': accuracy on the test part}
+    "Train on synthetic, test on real (Esteban et al. 2017)."
+    (x, *asked), (test, *truth) = made, corpus.part('test')
+    asked, truth = (dict(zip(('word', 'voice'), t)) for t in (asked, truth))
+    return accuracy_of(read(train_reader(x, asked, (len(corpus.words), len(corpus.voices)), steps, seed, vary), test), truth)
+
 def measured(
     reader, # Reader, trained on the training part
     corpus, # Corpus
     made, # (x, word, voice): a set to be measured
-    steps, # of the classifiers that are trained here
+    steps, # (of a new reader, of the discriminative score)
     seed=0, # int
 ) -> dict: # {measure: float}
     "All measures of one set, against the test part."
     (x, *asked), test, known = made, corpus.part('test'), corpus.part('train')[0]
-    asked, truth = (dict(zip(('word', 'voice'), t)) for t in (asked, test[1:]))
     n, kind = min(len(x), len(test[0])), 'word' if 'word' in reader.heads else 'voice'
     some, real = read(reader, x[:n]), read(reader, test[0])
     scores = dict(inception_score=inception_score(some[kind]), fd_own=frechet_distance(some['features'], real['features']), mmd=mmd(some['features'], real['features']))
-    scores |= {f'{k}_as_asked': v for k, v in accuracy_of(read(reader, x), asked).items()}
-    scores['discriminative'] = discriminative_score(test[0], x, steps, seed)
-    pupil = train_reader(x, asked, (len(corpus.words), len(corpus.voices)), steps, seed)
-    scores |= {f'{k}_taught': v for k, v in accuracy_of(read(pupil, test[0]), truth).items()}
+    scores |= {f'{k}_as_asked': v for k, v in accuracy_of(read(reader, x), dict(zip(('word', 'voice'), asked))).items()}
+    scores['discriminative'] = discriminative_score(test[0], x, steps[1], seed)
+    scores |= {f'{k}_taught': v for k, v in taught(corpus, made, steps[0], seed).items()}
     return scores | dict(nearness=float(np.median(nearness(x[:n], known))/np.median(nearness(test[0], known))))
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #6d535bd6
