@@ -88,10 +88,10 @@ CLI = '-c', 'from deepfake_nb.cli import main; main()' # what the console script
 def service_seconds(
     path, # a video
     repeats=3, # requests, after one that loads the models
-    port=7879, # a free one
 ) -> np.ndarray: # (repeats,) s
     "Time warm requests to `deepfake-nb serve` on this machine."
-    import requests
+    import requests, socket
+    with socket.create_server(('127.0.0.1', 0)) as free: port = free.getsockname()[1]
     url, took = f'http://127.0.0.1:{port}', []
     server = subprocess.Popen([sys.executable, *CLI, 'serve', '--port', str(port), '--quiet'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VOICE', 'CODE', 'NOISE', 'PULL', 'BETA', 'FREE',
-           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'WIDEST', 'INVERTERS', 'SHIPPED', 'utterance',
-           'fitted', 'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'takes_of', 'Encoder',
-           'Refiner', 'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan',
-           'Training', 'predict_step', 'descend', 'disturbed', 'judged_step', 'trouble', 'train_step', 'save_training',
-           'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw',
-           'render', 'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
-           'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
-           'taught', 'measured', 'rendered_set']
+           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'WIDEST', 'INVERTERS', 'SHIPPED', 'READERS',
+           'RIVALS', 'utterance', 'fitted', 'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words',
+           'takes_of', 'Encoder', 'Refiner', 'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched',
+           'told_apart', 'surprise', 'Plan', 'Training', 'predict_step', 'descend', 'disturbed', 'judged_step',
+           'trouble', 'train_step', 'save_training', 'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken',
+           'save_gan', 'load_gan', 'permitted', 'draw', 'render', 'joined', 'write_speech', 'render_file', 'picture',
+           'Previews', 'corpus_of', 'train_gan', 'Reader', 'train_reader', 'read', 'accuracy_of',
+           'discriminative_score', 'nearness', 'drawn_set', 'baselines', 'taught', 'measured', 'rendered_set']
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #bdca0721
 import math, re
@@ -843,8 +843,12 @@ def discriminative_score(
     made, # (M, MELS, FRAMES) scaled
     steps=150, # of 64 utterances
     seed=0, # int
-) -> float: # 0..0.5
+    times=1, # how often, each with other halves and another classifier
+) -> np.ndarray: # (times,) 0..0.5
     "|accuracy - 0.5| of a post-hoc classifier on held-out halves (Yoon et al. 2019)."
+    return np.array([_told_from(real, made, steps, 1000*k + seed) for k in range(times)])
+
+def _told_from(real, made, steps, seed):
     n, random = min(len(real), len(made)), torch.Generator().manual_seed(seed)
     x = torch.cat([a[torch.randperm(len(a), generator=random)[:n]] for a in (real, made)]).transpose(1, 2)
     y, half = torch.arange(2*n) >= n, torch.arange(2*n) % n < n//2
@@ -901,17 +905,22 @@ def baselines(
     return {'noise': (noise.repeat(-(-n//len(noise)), 1, 1)[:n], word, voice), 'class mean': (torch.stack([means[k] for k in zip(word.tolist(), voice.tolist())]), word, voice),
             'nearest': (x[near], *test[1:])}
 
+READERS, RIVALS = 3, 5 # new ones that are taught for one measure: one alone says little
+
+def _spread(x): return np.std(x, ddof=1)
+
 def taught(
     corpus, # Corpus
     made, # (x, word, voice): what a new reader learns from
     steps, # of 64 utterances
     seed=0, # int
     vary=disturbed, # as for `train_reader`
-) -> dict: # {'word', 'voice': accuracy on the test part}
+) -> dict: # {'word_taught', 'word_taught_sd', 'voice_taught', 'voice_taught_sd'}: accuracy on the test part, mean and deviation over READERS
     "Train on synthetic, test on real (Esteban et al. 2017)."
     (x, *asked), (test, *truth) = made, corpus.part('test')
-    asked, truth = (dict(zip(('word', 'voice'), t)) for t in (asked, truth))
-    return accuracy_of(read(train_reader(x, asked, (len(corpus.words), len(corpus.voices)), steps, seed, vary), test), truth)
+    asked, truth, sizes = *(dict(zip(('word', 'voice'), t)) for t in (asked, truth)), (len(corpus.words), len(corpus.voices))
+    found = [accuracy_of(read(train_reader(x, asked, sizes, steps, 1000*k + seed, vary), test), truth) for k in range(READERS)]
+    return {f'{k}_taught{end}': float(of([f[k] for f in found])) for k in found[0] for end, of in (('', np.mean), ('_sd', _spread))}
 
 def measured(
     reader, # Reader, trained on the training part
@@ -926,8 +935,8 @@ def measured(
     some, real = read(reader, x[:n]), read(reader, test[0])
     scores = dict(inception_score=inception_score(some[kind]), fd_own=frechet_distance(some['features'], real['features']), mmd=mmd(some['features'], real['features']))
     scores |= {f'{k}_as_asked': v for k, v in accuracy_of(read(reader, x), dict(zip(('word', 'voice'), asked))).items()}
-    scores['discriminative'] = discriminative_score(test[0], x, steps[1], seed)
-    scores |= {f'{k}_taught': v for k, v in taught(corpus, made, steps[0], seed).items()}
+    told = discriminative_score(test[0], x, steps[1], seed, RIVALS)
+    scores |= dict(discriminative=float(told.mean()), discriminative_sd=float(_spread(told))) | taught(corpus, made, steps[0], seed)
     return scores | dict(nearness=float(np.median(nearness(x[:n], known))/np.median(nearness(test[0], known))))
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #6d535bd6
