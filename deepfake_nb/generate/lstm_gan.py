@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['STEP', 'FRAMES', 'FLOOR', 'SHORTEST', 'DIGITS', 'LIBRI', 'WORD', 'VOICE', 'CODE', 'NOISE', 'PULL', 'BETA', 'FREE',
-           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'WIDEST', 'INVERTERS', 'SHIPPED', 'READERS',
-           'RIVALS', 'utterance', 'fitted', 'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words',
-           'takes_of', 'Encoder', 'Refiner', 'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched',
-           'told_apart', 'surprise', 'Plan', 'Training', 'predict_step', 'descend', 'disturbed', 'judged_step',
-           'trouble', 'train_step', 'save_training', 'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken',
-           'save_gan', 'load_gan', 'permitted', 'draw', 'render', 'joined', 'write_speech', 'render_file', 'picture',
-           'Previews', 'corpus_of', 'train_gan', 'Reader', 'train_reader', 'read', 'accuracy_of',
-           'discriminative_score', 'nearness', 'drawn_set', 'baselines', 'taught', 'measured', 'rendered_set']
+           'RATES', 'KEEP', 'LEAST_SPREAD', 'MOST_RIGHT', 'PATIENCE', 'WIDEST', 'INVERTERS', 'SHIPPED', 'utterance',
+           'fitted', 'scaled', 'unscaled', 'Corpus', 'named_files', 'recordings', 'actor_words', 'takes_of', 'Encoder',
+           'Refiner', 'Generator', 'draw_codes', 'Discriminator', 'hinge', 'matched', 'told_apart', 'surprise', 'Plan',
+           'Training', 'predict_step', 'descend', 'disturbed', 'judged_step', 'trouble', 'train_step', 'save_training',
+           'resume_training', 'train', 'griffin_lim', 'to_sound', 'spoken', 'save_gan', 'load_gan', 'permitted', 'draw',
+           'render', 'joined', 'write_speech', 'render_file', 'picture', 'Previews', 'corpus_of', 'train_gan', 'Reader',
+           'train_reader', 'read', 'accuracy_of', 'discriminative_score', 'nearness', 'drawn_set', 'baselines',
+           'taught', 'measured', 'rendered_set']
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #bdca0721
 import math, re
@@ -905,28 +905,28 @@ def baselines(
     return {'noise': (noise.repeat(-(-n//len(noise)), 1, 1)[:n], word, voice), 'class mean': (torch.stack([means[k] for k in zip(word.tolist(), voice.tolist())]), word, voice),
             'nearest': (x[near], *test[1:])}
 
-READERS, RIVALS = 3, 5 # new ones that are taught for one measure: one alone says little
-
 def _spread(x): return np.std(x, ddof=1)
 
 def taught(
     corpus, # Corpus
     made, # (x, word, voice): what a new reader learns from
     steps, # of 64 utterances
+    times, # readers: one alone says little
     seed=0, # int
     vary=disturbed, # as for `train_reader`
-) -> dict: # {'word_taught', 'word_taught_sd', 'voice_taught', 'voice_taught_sd'}: accuracy on the test part, mean and deviation over READERS
+) -> dict: # {'word_taught', 'word_taught_sd', 'voice_taught', 'voice_taught_sd'}: accuracy on the test part, mean and deviation
     "Train on synthetic, test on real (Esteban et al. 2017)."
     (x, *asked), (test, *truth) = made, corpus.part('test')
     asked, truth, sizes = *(dict(zip(('word', 'voice'), t)) for t in (asked, truth)), (len(corpus.words), len(corpus.voices))
-    found = [accuracy_of(read(train_reader(x, asked, sizes, steps, 1000*k + seed, vary), test), truth) for k in range(READERS)]
+    found = [accuracy_of(read(train_reader(x, asked, sizes, steps, 1000*k + seed, vary), test), truth) for k in range(times)]
     return {f'{k}_taught{end}': float(of([f[k] for f in found])) for k in found[0] for end, of in (('', np.mean), ('_sd', _spread))}
 
 def measured(
     reader, # Reader, trained on the training part
     corpus, # Corpus
     made, # (x, word, voice): a set to be measured
-    steps, # (of a new reader, of the discriminative score)
+    steps, # (of new readers, of the discriminative score)
+    times, # (new readers, discriminative scores): at least 2
     seed=0, # int
 ) -> dict: # {measure: float}
     "All measures of one set, against the test part."
@@ -935,8 +935,8 @@ def measured(
     some, real = read(reader, x[:n]), read(reader, test[0])
     scores = dict(inception_score=inception_score(some[kind]), fd_own=frechet_distance(some['features'], real['features']), mmd=mmd(some['features'], real['features']))
     scores |= {f'{k}_as_asked': v for k, v in accuracy_of(read(reader, x), dict(zip(('word', 'voice'), asked))).items()}
-    told = discriminative_score(test[0], x, steps[1], seed, RIVALS)
-    scores |= dict(discriminative=float(told.mean()), discriminative_sd=float(_spread(told))) | taught(corpus, made, steps[0], seed)
+    told = discriminative_score(test[0], x, steps[1], seed, times[1])
+    scores |= dict(discriminative=float(told.mean()), discriminative_sd=float(_spread(told))) | taught(corpus, made, steps[0], times[0], seed)
     return scores | dict(nearness=float(np.median(nearness(x[:n], known))/np.median(nearness(test[0], known))))
 
 # %% ../../nbs/31_generate.lstm_gan.ipynb #6d535bd6
