@@ -148,7 +148,7 @@ def _section(result):
                for n, f in sorted(read['provenance'].get('figures', {}).items()) if (result.folder/n).exists()]
     sounds, films = ([dict(name=p.stem, uri=_uri(p, kind)) for p in sorted(result.folder.glob(f'*{ending}'))] for ending, kind in (('.wav', 'audio/wav'), ('.webp', 'image/webp')))
     rows = flatten(read['metrics'])
-    sure = dict([kv for kv in rows.items() if ' [' in kv[1]][:SURE])
+    sure = dict(sorted((kv for kv in rows.items() if ' [' in kv[1]), key=lambda kv: not kv[0].startswith('test.'))[:SURE]) # the test people first
     return dict(result=result, figures=figures, sounds=sounds, films=films, sure=sure, others={k: v for k, v in rows.items() if k not in sure}, timings=flatten(read['timings']), provenance=read['provenance'])
 
 SURE = 10 # numbers with intervals that a chapter shows at once
