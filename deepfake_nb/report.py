@@ -126,6 +126,8 @@ def _execute(chapter, folder, params, quiet):
 # %% ../nbs/50_report.ipynb #8f73f1ee
 def _uri(path, kind='image/png'): return f'data:{kind};base64,' + base64.b64encode(path.read_bytes()).decode()
 
+def _sure(v): return isinstance(v, dict) and {'value', 'low', 'high'} <= set(v)
+
 def flatten(
     metrics, # nested dicts of numbers; {'value', 'low', 'high'} is one number with its interval
     prefix='', # goes before every name
@@ -133,13 +135,13 @@ def flatten(
     "Metrics as rows of a table."
     rows = {}
     for k, v in metrics.items():
-        if isinstance(v, dict) and {'value', 'low', 'high'} <= set(v): rows[prefix + k] = f'{_number(v["value"])} [{_number(v["low"])}, {_number(v["high"])}]'
+        if _sure(v): rows[prefix + k] = _number(v)
         elif isinstance(v, dict): rows |= flatten(v, f'{prefix}{k}.')
         elif isinstance(v, list): rows[prefix + k] = ', '.join(map(_number, v))
         else: rows[prefix + k] = _number(v)
     return rows
 
-def _number(x): return 'none' if x is None else f'{x:.3f}' if isinstance(x, float) else str(x)
+def _number(x): return '{} [{}, {}]'.format(*(_number(x[k]) for k in ('value', 'low', 'high'))) if _sure(x) else 'none' if x is None else f'{x:.3f}' if isinstance(x, float) else str(x)
 
 # %% ../nbs/50_report.ipynb #167e7cf2
 def _section(result):
@@ -203,14 +205,15 @@ SHARE, APART = .15, .25 # numbers between -1 and 1 may differ by so much, larger
 LOOK = 12 # of 255: mean difference of the pixels of two figures that look alike
 SMALL = 240 # px, the width of a figure's copy
 
-def _leaves(tree, prefix=''): # (dotted name, value)
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+def _leaves(tree, prefix=''): # (dotted name, value); a number with its interval is one value
+    items = None if _sure(tree) else tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
     if items is None: yield prefix, tree
     else:
         for k, v in items: yield from _leaves(v, f'{prefix}.{k}' if prefix else str(k))
 
 def _agree(a, b):
     if a == b: return True
+    if _sure(a) and _sure(b): return _agree(a['value'], b['value']) or None not in (a['low'], b['low'], a['high'], b['high']) and max(a['low'], b['low']) <= min(a['high'], b['high'])
     if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in (a, b)): return type(a) is type(b)
     largest = max(abs(a), abs(b))
     return abs(a - b) <= (SHARE if largest <= 1 else APART*largest)
