@@ -99,7 +99,8 @@ def plot_roc(
     ax=None, # axes to draw into
 ) -> plt.Axes:
     "ROC curves of several models on the same scale."
-    with _axes(ax, 4.6, 4.8) as ax:
+    below = ax is None and len(models) > 3 # so many names would lie on the curves
+    with _axes(ax, 5.3 + .21*len(models) if below else 4.6, 4.8) as ax:
         ax.plot([0, 1], [0, 1], color=PALE, lw=1, ls='--')
         for name, (y, score, groups) in models.items():
             caught, accused, _ = operating_points(y, score)
@@ -107,7 +108,7 @@ def plot_roc(
             interval = '' if np.isnan(low) else f' ({low:.3f} – {high:.3f})'
             ax.plot(accused / accused[-1], caught / caught[-1], label=f'{name}: {value:.3f}{interval}')
         ax.set(xlabel='false positive rate', ylabel='true positive rate', title='ROC', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-        ax.legend(title='AUC (95 % interval)', loc='lower right', alignment='left')
+        (ax.figure if below else ax).legend(title='AUC (95 % interval)', loc='outside lower center' if below else 'lower right', alignment='left')
     return ax
 
 # %% ../nbs/03_plots.ipynb #6dacce09
