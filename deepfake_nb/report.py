@@ -209,7 +209,7 @@ def run_report(
 
 # %% ../nbs/50_report.ipynb #c9d51159
 SHARE, APART = .15, .25 # numbers between -1 and 1 may differ by so much, larger ones by such a share
-CHANCE, TRAINS = .05, {'epochs', 'swap_epochs', 'steps', 'trees'} # share of numbers that may lie outside where a chapter has these sizes: it trains
+CHANCE, TRAINS = .15, {'epochs', 'swap_epochs', 'steps', 'trees'} # share of numbers that may lie outside where a chapter has these sizes: it trains
 LOOK = 12 # of 255: mean difference of the pixels of two figures that look alike
 SMALL = 240 # px, the width of a figure's copy
 
