@@ -2816,6 +2816,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deepfake_nb.report._section': ('report.html#_section', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._small': ('report.html#_small', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._sources': ('report.html#_sources', 'deepfake_nb/report.py'),
+                                    'deepfake_nb.report._summary': ('report.html#_summary', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._sure': ('report.html#_sure', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report._uri': ('report.html#_uri', 'deepfake_nb/report.py'),
                                     'deepfake_nb.report.accept_report': ('report.html#accept_report', 'deepfake_nb/report.py'),
