@@ -633,17 +633,18 @@ def _downloaded(download, folder, quiet):
         raise DataError(f'{download.url}: its checksum is not the one that was published, so it is damaged or was replaced; run it again, and if that does not help tell the publisher') from e
 
 # %% ../../nbs/05_data.layouts.ipynb #20529de7
-def _names(archive):
-    with zipfile.ZipFile(archive) as z: return z.namelist()
+def _contents(archive): # (name, whether it is a file or folder, not a link or device)
+    if archive.suffix == '.zip':
+        with zipfile.ZipFile(archive) as z: return [(n, True) for n in z.namelist()]
+    with tarfile.open(archive) as t: return [(m.name, m.isfile() or m.isdir()) for m in t]
 
 def _unpacked(archive, folder):
     "Unpack a zip or tar file. Raises `DataError`, where it is broken or leads out of the folder."
-    packed = archive.suffix == '.zip'
+    filtered = archive.suffix != '.zip' and hasattr(tarfile, 'data_filter') # Python 3.11.4 and later
     try:
-        names = _names(archive) if packed else [] # of a tar file the filter takes care
-        outside = [n for n in names if '\\' in n or not Path(os.path.abspath(folder/n)).is_relative_to(folder)]
-        if outside: raise DataError(f'{archive}: it would write outside of {folder} ({outside[0]}); do not unpack it, and tell the publisher')
-        shutil.unpack_archive(archive, folder, **({} if packed else dict(filter='data')))
+        outside = [n for n, plain in _contents(archive) if not plain or '\\' in n or not Path(os.path.abspath(folder/n)).is_relative_to(folder)]
+        if outside: raise DataError(f'{archive}: it would write outside of {folder}, or make a link ({outside[0]}); do not unpack it, and tell the publisher')
+        shutil.unpack_archive(archive, folder, **(dict(filter='data') if filtered else {}))
     except (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError) as e:
         raise DataError(f'{archive}: cannot be unpacked safely ({e}); delete it and fetch it again') from e
 
