@@ -16,7 +16,7 @@ def test_report_runs_and_gathers(report):
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"\] (\S+) +(\w+)", done.stdout) == [("data.preprocess", "ran"), ("detect.cnn", "ran")]
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png;base64,") >= 4 and not re.search(r'(src|href)="https?:', page)
+    assert len(re.findall("data:image/(png|webp);base64,", page)) >= 4 and not re.search(r'(src|href)="https?:', page)
     assert set(json.loads((out / "metrics.json").read_text())) == {"data.preprocess", "detect.cnn"}
 
 
