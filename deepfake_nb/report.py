@@ -114,6 +114,7 @@ def _execute(chapter, folder, params, quiet):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait must not spin where somebody else needs the core
+    os.environ['OMP_NUM_THREADS'] = str(load_profile(params['profile'])['threads']) # NumPy's libraries sum in another order with another number
     bar = dict(desc=chapter.name, leave=False, disable=True if quiet else None) # None: on a terminal only
     try:
         papermill.execute_notebook(chapter.path, folder/'notebook.ipynb', {**params, 'out': str(folder)}, kernel_name='python3',
@@ -156,9 +157,9 @@ def _section(result):
     figures = [dict(name=n.removesuffix('.png').replace('_', ' '), uri=_picture(result.folder/n, f), pixels=f['pixels'][:12])
                for n, f in sorted(read['provenance'].get('figures', {}).items()) if (result.folder/n).exists()]
     sounds, films = ([dict(name=p.stem, uri=_uri(p, kind)) for p in sorted(result.folder.glob(f'*{ending}'))] for ending, kind in (('.wav', 'audio/wav'), ('.webp', 'image/webp')))
-    rows = flatten(read['metrics'])
+    rows, timings = flatten(read['metrics']), flatten(read['timings'])
     sure = dict(sorted((kv for kv in rows.items() if ' [' in kv[1]), key=lambda kv: not kv[0].startswith('test.'))[:SURE]) # the test people first
-    return dict(result=result, summary=_summary(result.chapter.name, rows | flatten(read['timings'])), figures=figures, sounds=sounds, films=films, sure=sure, others={k: v for k, v in rows.items() if k not in sure}, timings=flatten(read['timings']), provenance=read['provenance'])
+    return dict(result=result, summary=_summary(result.chapter.name, rows | timings), figures=figures, sounds=sounds, films=films, sure=sure, others={k: v for k, v in rows.items() if k not in sure}, timings=timings, provenance=read['provenance'])
 
 SURE = 10 # numbers with intervals that a chapter shows at once
 
@@ -168,7 +169,7 @@ SUMMARY = { # what the table on top says of a chapter: numbers, or times of thos
     'detect.lstm': {'AUC': 'test.auc', 'EER': 'test.eer'}, 'detect.audio': {'AUC': 'test.auc', 'EER': 'test.eer'},
     'detect.fusion': {'AUC, actors': 'actors.auc', 'EER, actors': 'actors.eer'},
     'generate.lstm_gan': {'train on synthetic, test on real': 'sets.drawn.word_taught', 'discriminative score': 'sets.drawn.discriminative'},
-    'generate.flow_gan': {'warping error': 'sets.full.warping_error', 'filmed': 'sets.real.warping_error'},
+    'generate.flow_gan': {'warping error': 'sets.full.warping_error', 'of filmed clips': 'sets.real.warping_error'},
     'generate.faceswap': {'PSNR, dB': 'last.b_psnr', 'nearer to the one drawn': 'likeness.A as B.nearer_to_the_one_drawn'},
     'generate.convert': {'frames nearer to the donor': 'identity.donor_is_nearer'},
     'protocols': {'AUC, faces': 'peers.auc.face detector of the package', 'with our mark on both': 'marked_twins.face detector of the package.both marked'},
@@ -228,7 +229,8 @@ def run_report(
 
 # %% ../nbs/50_report.ipynb #c9d51159
 SHARE, APART = .15, .25 # numbers between -1 and 1 may differ by so much, larger ones by such a share
-CHANCE, TRAINS = .15, {'epochs', 'swap_epochs', 'steps', 'trees'} # share of numbers that may lie outside where a chapter has these sizes: it trains
+CHANCE = .15 # share of numbers that may lie outside where a chapter trains
+TRAINS = {'epochs', 'swap_epochs', 'steps', 'trees'} # sizes of those that do
 LOOK = 12 # of 255: mean difference of the pixels of two figures that look alike
 SMALL = 240 # px, the width of a figure's copy
 
@@ -254,6 +256,9 @@ def _difference(new, old): # of two figures: mean over the pixels, of 255
     a, b = _small(new), _small(old)
     return max(ImageStat.Stat(ImageChops.difference(a, b)).mean) if a.size == b.size else 255.
 
+def _elsewhere(expected): # what `accept_report` keeps of runs elsewhere
+    return read_json(path) if (path := expected/'elsewhere.json').exists() else []
+
 def _made_with(record): return {k: record.get(k) for k in ('versions', 'cpu', 'parameters')}
 
 def _in_range(known, new): # of numbers that runs gave, widened by itself
@@ -262,7 +267,11 @@ def _in_range(known, new): # of numbers that runs gave, widened by itself
     low, high = min(known), max(known)
     return 2*low - high <= new <= 2*high - low
 
-def _changed(runs, new): # names that no run had, or all of them
+def _outside(runs, new): # names of numbers that agree with no run and lie outside of their range
+    known = {k: v for k in new if (v := [r[k] for r in runs if k in r])}
+    return [k for k, v in known.items() if not any(_agree(x, new[k]) for x in v) and not _in_range(v, new[k])]
+
+def _changed(runs, new): # what all runs had and it has not, and what none had
     return [f'{k}: is gone' for k in sorted(set.intersection(*map(set, runs)) - {*new})] + [f'{k}: is new' for k in sorted({*new} - set().union(*runs))]
 
 def compare_chapter(
@@ -272,12 +281,12 @@ def compare_chapter(
     "Is it what it was?"
     new, old = ({n: read_json(f/f'{n}.json') for n in ('metrics', 'provenance')} for f in (folder, expected))
     same = _made_with(new['provenance']) == _made_with(old['provenance'])
-    others = [] if same or not (expected/'elsewhere.json').exists() else read_json(expected/'elsewhere.json')
+    others = [] if same else _elsewhere(expected)
     a, b = (dict(_leaves(r['metrics'])) for r in (old, new))
+    runs = [a, *(o['numbers'] for o in others)]
     drawn, again = (r['provenance']['figures'] for r in (old, new))
-    known = {k: [v, *(o['numbers'][k] for o in others if k in o['numbers'])] for k, v in a.items()}
-    def agrees(k): return a[k] == b[k] if same else any(_agree(v, b[k]) for v in known[k]) or _in_range(known[k], b[k])
-    problems = _changed([a, *(o['numbers'] for o in others)], b) + [f'{k}: was {_number(a[k])}, is {_number(b[k])}' for k in a if k in b and not agrees(k)]
+    other = [k for k in a if k in b and a[k] != b[k]] if same else _outside(runs, b)
+    problems = _changed(runs, b) + [f'{k}: was {_number(a.get(k))}, is {_number(b[k])}' for k in other]
     problems += _changed([drawn, *(o['looks'] for o in others)], again)
     for f in (f for f, was in drawn.items() if f in again and not was['timing']):
         if same and drawn[f]['pixels'] != again[f]['pixels']: problems.append(f'{f}: other pixels')

@@ -640,9 +640,9 @@ def _contents(archive): # (name, whether it is a file or folder, not a link or d
 
 def _unpacked(archive, folder):
     "Unpack a zip or tar file. Raises `DataError`, where it is broken or leads out of the folder."
-    filtered = archive.suffix != '.zip' and hasattr(tarfile, 'data_filter') # Python 3.11.4 and later
+    filtered = archive.suffix != '.zip' and hasattr(tarfile, 'data_filter') # from Python 3.11.4 on it refuses what leads out
     try:
-        outside = [n for n, plain in _contents(archive) if not plain or '\\' in n or not Path(os.path.abspath(folder/n)).is_relative_to(folder)]
+        outside = [] if filtered else [n for n, plain in _contents(archive) if not plain or '\\' in n or not Path(os.path.abspath(folder/n)).is_relative_to(folder)]
         if outside: raise DataError(f'{archive}: it would write outside of {folder}, or make a link ({outside[0]}); do not unpack it, and tell the publisher')
         shutil.unpack_archive(archive, folder, **(dict(filter='data') if filtered else {}))
     except (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError) as e:
