@@ -1,8 +1,8 @@
 "One contract for every detector; training, resuming and teaching more from the command line."
-import json, pickle
+import hashlib, json, pickle
 import numpy as np, pandas as pd, pytest, torch
 from deepfake_nb.cli import WORKERS
-from deepfake_nb.core import DataError, WeightsError, file_sha256, set_threads
+from deepfake_nb.core import DataError, WeightsError, file_sha256, set_threads, write_json
 from deepfake_nb.detect import baseline, models
 from deepfake_nb.detect.cnn import load_detector, save_detector
 from deepfake_nb.detect.fusion import KINDS, fit_fusion
@@ -103,6 +103,8 @@ def test_tree_is_saved_to_the_bit(tmp_path):
     for bad in ("", "{}", '{"kind": "tree", "trees": "tree", "sha256": ""}'):
         (tmp_path / "t.json").write_text(bad)
         with pytest.raises(WeightsError): baseline.load_tree(tmp_path / "t.json")
+    write_json(tmp_path / "t.json", dict(kind="tree", trees="oak", sha256=hashlib.sha256(b"oak").hexdigest()))
+    with pytest.raises(WeightsError, match="cannot read"): baseline.load_tree(tmp_path / "t.json")  # LightGBM says so on the terminal, too
     with pytest.raises(DataError, match="both classes"): baseline.fit_tree(x, 0 * y, x, y)
 
 
