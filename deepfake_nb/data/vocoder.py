@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VOCODER_NETS', 'FRAMES', 'Envelope', 'Chance', 'Residual', 'TransposedVocoder', 'NearestVocoder', 'ConvNeXt',
-           'InverseVocoder', 'make_vocoder', 'stft_loss', 'mel_loss', 'PeriodJudge', 'SpectrumJudge', 'Judges',
-           'judge_loss', 'fool_loss', 'train_vocoder', 'save_vocoder', 'load_vocoder', 'sound_from_mel',
+           'InverseVocoder', 'make_vocoder', 'stft_loss', 'torch_mel', 'mel_loss', 'PeriodJudge', 'SpectrumJudge',
+           'Judges', 'judge_loss', 'fool_loss', 'train_vocoder', 'save_vocoder', 'load_vocoder', 'sound_from_mel',
            'neural_vocode', 'copy_distances', 'frame_comb', 'copyable', 'vocoders']
 
 # %% ../../nbs/18_data.vocoder.ipynb #a94922ef
@@ -179,7 +179,10 @@ def stft_loss(
         total = total + (b - a).norm()/b.norm() + (b.clamp_min(1e-4).log() - a.clamp_min(1e-4).log()).abs().mean()
     return total/4
 
-def _torch_mel(sound):
+def torch_mel(
+    sound, # (B, N) -1..1 at 16 kHz
+) -> torch.Tensor: # (B, MELS, T), T = N // HOP + 1
+    "`log_mel` with gradients. Silence is log(1e-8)."
     window = F.pad(torch.hann_window(WINDOW), ((FFT - WINDOW)//2,)*2)
     power = torch.stft(sound, FFT, HOP, window=window, return_complex=True).abs().square()
     return (torch.tensor(mel_filters())@power).clamp_min(1e-8).log()
@@ -189,7 +192,7 @@ def mel_loss(
     real, # (B, N)
 ) -> torch.Tensor: # scalar, nepers of power
     "Mean difference of the log-mel spectrograms."
-    return (_torch_mel(made) - _torch_mel(real)).abs().mean()
+    return (torch_mel(made) - torch_mel(real)).abs().mean()
 
 # %% ../../nbs/18_data.vocoder.ipynb #e5abe0a4
 class PeriodJudge(nn.Module):

@@ -318,6 +318,8 @@ class Judges(nn.Module):
 @dataclass(frozen=True)
 class FlowPlan(Plan):
     "Sizes of a training, and what is left out of it."
+    first: int = 400 # steps of next-frame prediction
+    steps: int = 600 # steps against the discriminators
     batch: int = 6 # clips per step
     width: int = 128 # of the recurrent network
     length: int = 12 # frames of a clip
