@@ -1755,6 +1755,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'deepfake_nb/detect/models.py'),
                                            'deepfake_nb.detect.models.Faces.make': ( 'detect.models.html#faces.make',
                                                                                      'deepfake_nb/detect/models.py'),
+                                           'deepfake_nb.detect.models.Faces.plain': ( 'detect.models.html#faces.plain',
+                                                                                      'deepfake_nb/detect/models.py'),
                                            'deepfake_nb.detect.models.Faces.rows': ( 'detect.models.html#faces.rows',
                                                                                      'deepfake_nb/detect/models.py'),
                                            'deepfake_nb.detect.models.Voices': ( 'detect.models.html#voices',
