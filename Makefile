@@ -49,9 +49,9 @@ README.md: nbs/index.ipynb
 docs: $(INSTALLED) ## the documentation site (needs Quarto)
 	nbdev-docs
 
-weights: $(INSTALLED) ## train voices, spoken digits, and a candidate for faces (reports/cpu/detect.cnn/weights), from DEEPFAKE_NB_DATA; hours
+weights: $(INSTALLED) ## train the weights of the package anew, from DEEPFAKE_NB_DATA; hours
 	deepfake-nb report data.vocoder --profile cpu && cp reports/cpu/data.vocoder/weights/* deepfake_nb/weights/
-	deepfake-nb report detect.audio detect.cnn --profile cpu && cp reports/cpu/detect.audio/weights/* deepfake_nb/weights/
+	deepfake-nb report detect.audio detect.cnn --profile cpu && cp reports/cpu/detect.audio/weights/* reports/cpu/detect.cnn/weights/* deepfake_nb/weights/
 	deepfake-nb report generate.lstm_gan --profile cpu && cp reports/cpu/generate.lstm_gan/weights/* deepfake_nb/weights/
 
 clean: ## remove caches and reports of this machine (not .venv)

@@ -2993,7 +2993,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'deepfake_nb.train.mask_loss': ('train.html#mask_loss', 'deepfake_nb/train.py'),
                                    'deepfake_nb.train.predict': ('train.html#predict', 'deepfake_nb/train.py'),
                                    'deepfake_nb.train.random_box': ('train.html#random_box', 'deepfake_nb/train.py'),
-                                   'deepfake_nb.train.random_window': ('train.html#random_window', 'deepfake_nb/train.py'),
                                    'deepfake_nb.train.score_clips': ('train.html#score_clips', 'deepfake_nb/train.py'),
                                    'deepfake_nb.train.signatures': ('train.html#signatures', 'deepfake_nb/train.py'),
                                    'deepfake_nb.train.stopped': ('train.html#stopped', 'deepfake_nb/train.py'),

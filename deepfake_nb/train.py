@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'JITTER', 'FILTERS', 'AS_IT_IS', 'PAIR_REAL', 'PAIR_FAKE', 'CELL', 'training_data', 'training_part',
-           'check_rows', 'Mixture', 'framed', 'random_box', 'random_window', 'CropSet', 'Pairs', 'with_fakes',
-           'mask_loss', 'PairLoss', 'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise',
-           'Distributed', 'LivePlot', 'fit', 'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts',
-           'signatures', 'leave_one_out', 'clip_numbers', 'direction_auc']
+           'check_rows', 'Mixture', 'framed', 'random_box', 'CropSet', 'Pairs', 'with_fakes', 'mask_loss', 'PairLoss',
+           'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise', 'Distributed', 'LivePlot', 'fit',
+           'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures', 'leave_one_out',
+           'clip_numbers', 'direction_auc']
 
 # %% ../nbs/16_train.ipynb #5bdd988e
 import warnings
@@ -146,17 +146,6 @@ def random_box(
     side = round(n*(1 + rng.uniform(-JITTER, JITTER)))
     return *(round((n - side)/2 + n*rng.uniform(-JITTER, JITTER)) for _ in range(2)), side
 
-def random_window(
-    box, # (left, top, side) px
-    part, # 0..1 of its side
-    mask, # (S, S) 0..1 of the crop: what was manipulated, in this picture or in its twin
-    rng, # numpy.random.Generator
-) -> tuple: # (left, top, side) px
-    "A square inside a box: the first of four places that shows a tenth of manipulated pixels, or else the one that shows most."
-    (x, y, whole), side = box, round(box[2]*part)
-    places = [(x + int(rng.integers(whole - side + 1)), y + int(rng.integers(whole - side + 1)), side) for _ in range(4)]
-    return max(places, key=lambda p: min(.1, mask[max(0, p[1]):p[1] + side, max(0, p[0]):p[0] + side].sum()/side**2))
-
 # %% ../nbs/16_train.ipynb #b380228e
 AS_IT_IS, PAIR_REAL, PAIR_FAKE = range(3) # roles
 CELL = 8 # px of the picture in one value of a mask
@@ -171,11 +160,10 @@ class CropSet(Dataset):
         makers=None, # {family: function}, see `Mixture`
         share=.5, # of treatment that training crops go through, see `random_chain`
         seed=0, # int
-        window=0, # px, a multiple of 8: the side of what training sees, half of the pairs cut out at full size and half the whole crop shrunk; 0 for whole crops at full size
         versions=0, # see `Mixture`
     ):
         check_rows(rows)
-        self.rows, self.size, self.pseudo, self.share, self.seed, self.window, self.epoch = rows.reset_index(drop=True), size, pseudo, share, seed, window or size, 0
+        self.rows, self.size, self.pseudo, self.share, self.seed, self.epoch = rows.reset_index(drop=True), size, pseudo, share, seed, 0
         pixels = [np.ascontiguousarray(decode_crop(c)) for c in self.rows.crop]
         points = np.stack([np.float32(p).reshape(68, 2) for p in self.rows.crop_landmarks])
         ok = self.rows.generator_ok if 'generator_ok' in self.rows else np.full(len(pixels), 'no')
@@ -204,13 +192,12 @@ class CropSet(Dataset):
         "The crop as the model will see it."
         i, role, chance = key if isinstance(key, tuple) else (key, AS_IT_IS, None)
         image, label = self.mixture.pool.images[i], int(self.rows.label[i])
-        mask = place = np.full(image.shape[:2], np.nan if label else 0, np.float32)
-        if role != AS_IT_IS: (image, label, mask), place = (pair := self.pair(i, chance)).sample(int(role == PAIR_FAKE)), pair.mask
+        mask = np.full(image.shape[:2], np.nan if label else 0, np.float32)
+        if role != AS_IT_IS: image, label, mask = self.pair(i, chance).sample(int(role == PAIR_FAKE))
         if chance is None: return framed(image, self.size, (0, 0, len(image)), False), label, framed(mask, self.size//CELL, (0, 0, len(mask)), False)
         rng = np.random.default_rng([self.seed, chance, role, i])
         image, box, mirror = random_chain(rng, self.share)(image), random_box(len(image), rng), rng.random() < .5
-        if self.window < self.size and chance % 2: box = random_window(box, self.window/self.size, np.nan_to_num(place), rng)
-        return framed(image, self.window, box, mirror, FILTERS[rng.integers(3)]), label, framed(mask, self.window//CELL, box, mirror)
+        return framed(image, self.size, box, mirror, FILTERS[rng.integers(3)]), label, framed(mask, self.size//CELL, box, mirror)
 
     def __getitem__(self, key):
         image, label, mask = self.image(key)
