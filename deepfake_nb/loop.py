@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .core import DataError, digest, read_json
 from .data.preprocess import HOP, RATE, encode_crop
 from .data.speech import LEVEL
-from .detect.audio import voice_windows
+from .detect.audio import window_rows
 from .detect.models import Voices, by_clip, score
 from .generate.convert import Converter
 from .generate.faceswap import SIDES, Training, newest_state, resume
@@ -180,7 +180,8 @@ def _in_a_row(sounds): # recorded or drawn: no time and no silence tells which
     return np.concatenate([np.pad(s*np.float32(LEVEL/(np.sqrt(np.square(s).mean()) + 1e-9)), (0, SLOT - len(s))) for s in words])
 
 def _voice_rows(sound, clip, voice, split, kind, source=''):
-    return pd.DataFrame([dict(clip_id=clip, label=int(kind != 'real'), manipulation=kind, identity=voice, source=source, frame=round(t*RATE/HOP), seconds=len(sound)/RATE, sound=np.int16(32767*w.clip(-1, 1)).tobytes(), split=split) for t, w in zip(*voice_windows(sound))])
+    fake = int(kind != 'real')
+    return pd.DataFrame(window_rows(sound, (0, fake*len(sound)), clip_id=clip, label=fake, manipulation=kind, identity=voice, source=source, split=split))
 
 def sides(
     voices, # names

@@ -273,35 +273,34 @@ def p_values(
     return tail('real', -1), tail('fake', 1)
 
 # %% ../nbs/02_metrics.ipynb #7024ade9
+FALSE_ALARMS, MISSES = .011, .1 # the levels at which a detector says 'fake', and 'real'
+
 def verdicts(
-    score, # (n,) of new clips
+    score, # (...) of new clips
     known, # what `fit_conformal` gave
-    alpha=.05, # share of reals that may be called fake, and of fakes that may be called real
-) -> np.ndarray: # (n,) of 'real', 'fake' or 'uncertain'
-    "The label that alone is possible at level `alpha`; else 'uncertain'."
-    real, fake = (p > alpha for p in p_values(score, known))
-    return np.where(real == fake, 'uncertain', np.where(fake, 'fake', 'real'))
+    false_alarms=FALSE_ALARMS, # share of reals that may be called fake
+    misses=MISSES, # share of fakes that may be called real
+) -> np.ndarray: # (...) of 'real', 'fake' or 'uncertain'
+    "The label whose rival is impossible at its level, and less usual; else 'uncertain'."
+    real, fake = p_values(score, known)
+    return np.where((real <= false_alarms) & (real < fake), 'fake', np.where((fake <= misses) & (fake < real), 'real', 'uncertain'))
 
 def coverage(
     y, # (n,) labels of test clips, 0 real, 1 fake
     score, # (n,)
     groups, # (n,) the source of each clip
     known, # what `fit_conformal` gave for other sources
-    alpha=.05, # as in `verdicts`
     seed=0, # int
 ) -> dict: # {false_alarms, misses, uncertain, right: {'value', 'low', 'high'}}: shares of the reals, of the fakes, of all, of all
     "Whether verdicts keep their promise, and what it costs. Raises `DataError`."
     said = {'uncertain': .5, 'real': 0., 'fake': 1.}
-    code = pd.Series(verdicts(score, known, alpha)).map(said).to_numpy()
+    code = pd.Series(verdicts(score, known)).map(said).to_numpy()
     def share(hit, of): # a metric that counts
         return lambda y, s, w: _ratio((w := np.ones(len(y)) if w is None else w)@(hit(y, s) & of(y)).astype(float), w@of(y).astype(float))
     def everyone(y): return y >= 0
     counts = dict(false_alarms=share(lambda y, s: s == 1, lambda y: y == 0), misses=share(lambda y, s: s == 0, lambda y: y == 1),
                   uncertain=share(lambda y, s: s == .5, everyone), right=share(lambda y, s: s == y, everyone))
     return {name: interval(metric, y, code, groups, seed=seed) for name, metric in counts.items()}
-
-# %% ../nbs/02_metrics.ipynb #ffd34f23
-FALSE_ALARMS, MISSES = .011, .1 # the levels at which a detector says 'fake', and 'real'
 
 # %% ../nbs/02_metrics.ipynb #09b00a34
 def venn_abers(

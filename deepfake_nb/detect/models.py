@@ -20,7 +20,7 @@ from ..data.actors import COMMENT
 from ..data.augment import RATE
 from ..data.manifest import data_hash, load_manifest, split_identities
 from ..data.preprocess import HOP
-from .audio import VIEWS, VoiceCNN, VoiceSet, as_heard, compute_voice, methods_here, nuisances, treat, voice_windows
+from .audio import VIEWS, VoiceCNN, VoiceSet, as_heard, methods_here, nuisances, teachable, treated, window_rows
 from .cnn import INPUTS, SHIPPED, FaceCNN, distance, fit_domain, load_detector, save_detector
 from .fusion import INPUTS as EXPERTS, AVFusion, SyncNet, expert_rows, face_logit, fit_fusion, fit_sync, kinds_set, voice_logit
 from .lstm import DYNAMICS, FaceLSTM, FeatureSet, SequenceSet, clip_table, with_twins
@@ -131,10 +131,10 @@ def voice_rows(
         piece = sound[start:start + PIECE]
         if np.square(piece).mean() < 1e-6: continue
         for method in (clip['manipulation'], *rng.permutation(methods)[:COPIES]):
-            made = treat(compute_voice(piece, str(method), rng) if method in methods else piece, rng)
-            label = int(method in methods) or clip['label']
-            rows += [dict(clip_id=f'{clip["clip_id"]}-{k}-{method}', label=label, manipulation=str(method), identity=clip['identity'], source='' if method not in methods else f'{clip["clip_id"]}-{k}-{clip["manipulation"]}',
-                          frame=round(t*RATE/HOP), seconds=len(made)/RATE, sound=np.int16(w*32767).tobytes()) for t, w in zip(*voice_windows(made))]
+            copy = method in methods
+            made, where = treated(piece, str(method) if copy else '', rng)
+            rows += window_rows(made, where if copy else (0, clip['label']*len(made)), clip_id=f'{clip["clip_id"]}-{k}-{method}', label=int(copy) or clip['label'], manipulation=str(method),
+                                identity=clip['identity'], source=f'{clip["clip_id"]}-{k}-{clip["manipulation"]}' if copy else '')
     return rows
 
 # %% ../../nbs/26_detect.models.ipynb #c3550aa4
@@ -146,7 +146,7 @@ def actors_only(
     except MediaError: return False # moved away since
 
 class Voices:
-    "Two seconds of sound at a time."
+    "A second of sound at a time."
     network, prefix, lr, batch, epochs, limits = VoiceCNN, 'voice:', .003, 16, 20, 'Knows the vocoders it was trained on. A splice of genuine speech is not heard.'
 
     @staticmethod
@@ -162,7 +162,7 @@ class Voices:
         rows = pd.read_parquet(cached('training-voices', [jobs, data_hash(used)], ['detect.models'], build)/'voices.parquet')
         if rows.empty: raise DataError(f'{folder}: no voices in the {split} part')
         if rows.label.nunique() < 2: raise DataError(f'{folder}: no fake voices in the {split} part; label sound files, or say generator_ok=yes where voices may be computed')
-        return rows
+        return teachable(rows) if split == 'train' else rows
 
     @staticmethod
     def data(rows, split, model, seed, device): return VoiceSet(rows, seed)
