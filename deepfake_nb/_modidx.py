@@ -1270,6 +1270,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio._vocoder': ( 'detect.audio.html#_vocoder',
                                                                                  'deepfake_nb/detect/audio.py'),
+                                          'deepfake_nb.detect.audio._worn': ('detect.audio.html#_worn', 'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio.as_heard': ( 'detect.audio.html#as_heard',
                                                                                  'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio.blurred': ('detect.audio.html#blurred', 'deepfake_nb/detect/audio.py'),

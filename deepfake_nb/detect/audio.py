@@ -10,6 +10,7 @@ __all__ = ['WINDOW', 'FRAME', 'FLOOR', 'VIEWS', 'OWN', 'SIGNAL', 'NEURAL', 'HYBR
 
 # %% ../../nbs/23_detect.audio.ipynb #729a24fe
 import math
+from copy import deepcopy
 from dataclasses import asdict
 from functools import lru_cache
 import numpy as np
@@ -210,14 +211,16 @@ def pulses(
 def hybrid(
     sound, # (N,) float32 at 16 kHz
     made, # (N,) a computed copy of it
-    phases, # True: magnitudes of `sound`, phases of `made`; False: the other way round
+    phases, # True: magnitudes of `sound`, phases between the two; False: magnitudes of `made`, phases of `sound`
     rng, # numpy.random.Generator
 ) -> np.ndarray: # (N,)
-    "Half of a computed copy."
+    "Half of a computed copy; of its phases some share, the same in all bands or more towards treble or bass."
     import librosa
     size = int(rng.choice([512, 1024]))
-    a, b = (librosa.stft(x, n_fft=size, hop_length=size//4) for x in ((sound, made) if phases else (made, sound)))
-    return librosa.istft(np.abs(a)*np.exp(1j*np.angle(b)), hop_length=size//4, n_fft=size, length=len(sound))
+    a, b = (librosa.stft(x, n_fft=size, hop_length=size//4) for x in (sound, made))
+    share = rng.uniform(.5, 1)*np.linspace(*((1, 1), (.3, 1), (1, .3))[rng.integers(3)], len(a))[:, None]
+    mixed = a*np.exp(1j*share*np.angle(b*a.conj())) if phases else np.abs(b)*np.exp(1j*np.angle(a))
+    return librosa.istft(mixed, hop_length=size//4, n_fft=size, length=len(sound))
 
 # %% ../../nbs/23_detect.audio.ipynb #e03ee597
 def patch(
@@ -242,6 +245,13 @@ FAMILIES = {**dict.fromkeys(SIGNAL, 'signal'), **dict.fromkeys((*NEURAL, *HYBRID
 @lru_cache
 def _vocoder(arch): return load_vocoder(arch)
 
+def _worn(net, rng):
+    # a vocoder of the same kind that learned worse: each weight is off by some percent
+    net, strength, chance = deepcopy(net), 10**rng.uniform(-1.5, -.4), torch.Generator().manual_seed(int(rng.integers(2**31)))
+    with torch.no_grad():
+        for p in net.parameters(): p.mul_(1 + strength*torch.randn(p.shape, generator=chance))
+    return net
+
 def methods_here(
 ) -> list: # keys of FAMILIES
     "The methods that work here: all, less those whose weights did not come with the package."
@@ -261,7 +271,9 @@ def compute_voice(
     "A computed copy of a voice. Raises `DataError`, `WeightsError`."
     if method == 'patch': return _patched(sound, rng)[0]
     if method == 'formant': return formant_speech(sound, rng)
-    if method in NEURAL: return neural_vocode(sound, _vocoder(NEURAL[method]))
+    if method in NEURAL:
+        net = _vocoder(NEURAL[method])
+        return neural_vocode(sound, _worn(net, rng) if rng.random() < .5 else net)
     if method in HYBRID: return _as_loud(hybrid(sound, compute_voice(sound, str(rng.choice([m for m in methods_here() if m in NEURAL])), rng), method == 'neural_phase', rng), sound)
     if method not in OWN: return vocode(sound, method, rng)
     return _as_loud(OWN[method](np.asarray(sound, np.float32), rng), sound)
