@@ -428,7 +428,7 @@ def voice_logit(
     sound, # (N,) float32 at 16 kHz
 ) -> float: # mean logit; nan where nobody speaks
     "What a voice expert says of a clip."
-    windows = voice_windows(sound, 4)[1]
+    windows = voice_windows(sound, 8)[1]
     return model(torch.from_numpy(windows)).mean().item() if len(windows) else np.nan
 
 def expert_rows(
