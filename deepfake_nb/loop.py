@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .core import DataError, digest, read_json
-from .data.preprocess import HOP, RATE, encode_crop
+from .data.preprocess import RATE, encode_crop
 from .data.speech import LEVEL
 from .detect.audio import window_rows
 from .detect.models import Voices, by_clip, score

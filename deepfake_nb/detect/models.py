@@ -19,7 +19,6 @@ from ..core import DataError, MediaError, WeightsError, cached, file_sha256, loa
 from ..data.actors import COMMENT
 from ..data.augment import RATE
 from ..data.manifest import data_hash, load_manifest, split_identities
-from ..data.preprocess import HOP
 from .audio import VIEWS, VoiceCNN, VoiceSet, as_heard, methods_here, nuisances, teachable, treated, window_rows
 from .cnn import INPUTS, SHIPPED, FaceCNN, distance, fit_domain, load_detector, save_detector
 from .fusion import INPUTS as EXPERTS, AVFusion, SyncNet, expert_rows, face_logit, fit_fusion, fit_sync, kinds_set, voice_logit
