@@ -6,7 +6,8 @@
 __all__ = ['FALSE_ALARMS', 'MISSES', 'check_scores', 'operating_points', 'auc', 'average_precision', 'eer', 'tpr_at_fpr',
            'confusion', 'accuracy', 'precision', 'recall', 'f1', 'ece', 'brier', 'group_weights', 'bootstrap',
            'interval', 'fit_platt', 'likelihood', 'fit_conformal', 'p_values', 'verdicts', 'coverage', 'venn_abers',
-           'pool_scores', 'summary', 'evaluate', 'psnr', 'ssim', 'inception_score', 'frechet_distance', 'mmd']
+           'interval_error', 'pool_scores', 'summary', 'evaluate', 'psnr', 'ssim', 'inception_score',
+           'frechet_distance', 'mmd']
 
 # %% ../nbs/02_metrics.ipynb #c67165de
 from functools import partial
@@ -291,12 +292,14 @@ def coverage(
     groups, # (n,) the source of each clip
     known, # what `fit_conformal` gave for other sources
     seed=0, # int
-) -> dict: # {false_alarms, misses, uncertain, right: {'value', 'low', 'high'}}: shares of the reals, of the fakes, of all, of all
-    "Whether verdicts keep their promise, and what it costs. Raises `DataError`."
+) -> dict: # {false_alarms, misses, uncertain, right: {'value', 'low', 'high'}}: shares of the real sources, of the fake ones, of all, of all
+    "Whether verdicts keep their promise, and what it costs; every source counts once in each class. Raises `DataError`."
     said = {'uncertain': .5, 'real': 0., 'fake': 1.}
     code = pd.Series(verdicts(score, known)).map(said).to_numpy()
+    table = pd.DataFrame(dict(y=np.asarray(y), group=list(groups)))
+    one = 1/table.groupby(['y', 'group'], dropna=False).y.transform('size').to_numpy()
     def share(hit, of): # a metric that counts
-        return lambda y, s, w: _ratio((w := np.ones(len(y)) if w is None else w)@(hit(y, s) & of(y)).astype(float), w@of(y).astype(float))
+        return lambda y, s, w: _ratio((w := one if w is None else one*w)@(hit(y, s) & of(y)).astype(float), w@of(y).astype(float))
     def everyone(y): return y >= 0
     counts = dict(false_alarms=share(lambda y, s: s == 1, lambda y: y == 0), misses=share(lambda y, s: s == 0, lambda y: y == 1),
                   uncertain=share(lambda y, s: s == .5, everyone), right=share(lambda y, s: s == y, everyone))
@@ -319,6 +322,22 @@ def venn_abers(
     score = np.asarray(score, float)
     unique, at = np.unique(score, return_inverse=True)
     return tuple(np.array([one(s, label) for s in unique])[at].reshape(score.shape) for label in (0, 1))
+
+# %% ../nbs/02_metrics.ipynb #c0f3a1d3
+def interval_error(
+    y, # (n,) labels, 0 real, 1 fake
+    low, # (n,) lower end of the likelihood of fake, 0..1
+    high, # (n,) upper end
+    bins=5, # groups of equal size, by the middle of the interval
+) -> float: # 0..1
+    "How far the share of fakes, at even odds, lies outside of the intervals, averaged over groups of clips. Raises `DataError`."
+    y, low, _ = check_scores(y, low, both=True, unit=True)
+    high = check_scores(y, high, unit=True)[1]
+    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    def outside(i): # of one group, by its weight
+        share, a, b = (weight[i]@x[i]/weight[i].sum() for x in (y, low, high))
+        return weight[i].sum()*max(a - share, share - b, 0)
+    return float(sum(map(outside, np.array_split(np.argsort(low + high, kind='stable'), bins)))/weight.sum())
 
 # %% ../nbs/02_metrics.ipynb #ad2a703d
 def pool_scores(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REAL', 'FAKE', 'INK', 'PALE', 'COLOURS', 'WIDTH', 'DPI', 'STYLE', 'SHOWN', 'style', 'pixel_hash', 'savefig',
-           'plot_history', 'plot_roc', 'plot_confusion', 'plot_scores', 'plot_timeline', 'contact_sheet',
-           'plot_spectrogram', 'plot_bars']
+           'plot_history', 'plot_roc', 'plot_pr', 'plot_confusion', 'plot_scores', 'plot_reliability', 'plot_timeline',
+           'contact_sheet', 'plot_spectrogram', 'plot_bars']
 
 # %% ../nbs/03_plots.ipynb #42bd3b49
 import hashlib
@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 from PIL import Image
 from .core import ConsentError, DataError, Run, atomic_path
-from .metrics import auc, bootstrap, confusion, operating_points
+from .metrics import auc, average_precision, bootstrap, confusion, ece, operating_points
 
 # %% ../nbs/03_plots.ipynb #64d4b632
 REAL, FAKE, INK, PALE = '#0173b2', '#d55e00', '#262626', '#8c8c8c'
@@ -94,6 +94,10 @@ def plot_history(
     return fig
 
 # %% ../nbs/03_plots.ipynb #fb3f9eb7
+def _with_interval(name, metric, y, score, groups):
+    value, low, high = bootstrap(metric, y, score, groups)
+    return f'{name}: {value:.3f}' + ('' if np.isnan(low) else f' ({low:.3f} – {high:.3f})')
+
 def plot_roc(
     models, # {name: (y, score, groups)}, as for `metrics.bootstrap`
     ax=None, # axes to draw into
@@ -104,11 +108,24 @@ def plot_roc(
         ax.plot([0, 1], [0, 1], color=PALE, lw=1, ls='--')
         for name, (y, score, groups) in models.items():
             caught, accused, _ = operating_points(y, score)
-            value, low, high = bootstrap(auc, y, score, groups)
-            interval = '' if np.isnan(low) else f' ({low:.3f} – {high:.3f})'
-            ax.plot(accused / accused[-1], caught / caught[-1], label=f'{name}: {value:.3f}{interval}')
+            ax.plot(accused / accused[-1], caught / caught[-1], label=_with_interval(name, auc, y, score, groups))
         ax.set(xlabel='false positive rate', ylabel='true positive rate', title='ROC', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
         (ax.figure if below else ax).legend(title='AUC (95 % interval)', loc='outside lower center' if below else 'lower right', alignment='left')
+    return ax
+
+# %% ../nbs/03_plots.ipynb #d1a40b02
+def plot_pr(
+    models, # {name: (y, score, groups)}, as for `metrics.bootstrap`
+    ax=None, # axes to draw into
+) -> plt.Axes:
+    "Precision-recall curves of several models on the same scale, as steps (they may not be interpolated: Davis and Goadrich 2006)."
+    with _axes(ax, 4.6, 4.8) as ax:
+        for name, (y, score, groups) in models.items():
+            caught, accused, _ = operating_points(y, score)
+            line, = ax.step(caught[1:]/caught[-1], caught[1:]/(caught + accused)[1:], where='pre', label=_with_interval(name, average_precision, y, score, groups))
+            ax.axhline(np.mean(y), color=line.get_color(), lw=1, ls='--')
+        ax.set(xlabel='recall', ylabel='precision', title='precision and recall', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
+        ax.legend(title='average precision (95 % interval)', loc='lower left', alignment='left')
     return ax
 
 # %% ../nbs/03_plots.ipynb #6dacce09
@@ -144,6 +161,23 @@ def plot_scores(
         if threshold is not None: ax.axvline(threshold, color=INK, lw=1.2, ls='--')
         ax.set(xlabel='likelihood of fake', ylabel='% of the class', xlim=(0, 1), title='scores')
         ax.get_legend().set_title(None)
+    return ax
+
+# %% ../nbs/03_plots.ipynb #d1a40b05
+def plot_reliability(
+    y, # (n,) labels, 0 real, 1 fake
+    score, # (n,) likelihood of fake, 0..1
+    ax=None, # axes to draw into
+) -> plt.Axes:
+    "The reliability diagram at even odds, and the expected calibration error."
+    y, score = np.asarray(y), np.asarray(score)
+    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    tenths = np.minimum((score*10).astype(int), 9)
+    said, fake, n = np.array([(np.average(score[i], weights=weight[i]), np.average(y[i], weights=weight[i]), i.sum()) for k in range(10) if (i := tenths == k).any()]).T
+    with _axes(ax, 4.3, 4.6) as ax:
+        ax.plot([0, 1], [0, 1], color=PALE, lw=1, ls='--')
+        ax.scatter(said, fake, s=15 + 8*np.sqrt(n), color=COLOURS[0])
+        ax.set(xlabel='likelihood of fake', ylabel='share of fakes, at even odds', title=f'reliability: ECE {ece(y, score, weight):.3f}', aspect='equal', xlim=(-.03, 1.03), ylim=(-.03, 1.03))
     return ax
 
 # %% ../nbs/03_plots.ipynb #16461544
