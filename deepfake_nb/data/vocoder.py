@@ -152,14 +152,14 @@ STEPS = np.geomspace(FLOOR, CEILING, 96) # Hz, that a pitch may have
 
 def _step_of(f0):
     # Hz, 0 without voice -> class: 0 without voice, else 1 + the nearest step
-    return np.where(f0 > 0, 1 + np.rint(95*np.log(np.maximum(f0, FLOOR)/FLOOR)/math.log(CEILING/FLOOR)).clip(0, 95), 0).astype(int)
+    return np.where(f0 > 0, 1 + np.rint((len(STEPS) - 1)*np.log(np.maximum(f0, FLOOR)/FLOOR)/math.log(CEILING/FLOOR)).clip(0, len(STEPS) - 1), 0).astype(int)
 
 def _hz_of(odds):
-    # (B, 97, T) -> (B, T) Hz, 0 without voice: mean of the steps next to the likeliest one
+    # (B, 1 + len(STEPS), T) -> (B, T) Hz, 0 without voice: mean of the steps next to the likeliest one
     share = torch.softmax(odds, 1)
     top = share[:, 1:].argmax(1, keepdim=True)
-    near = (torch.arange(96)[None, :, None] - top).abs() <= 2
-    hz = (share[:, 1:]*near*torch.tensor(STEPS, dtype=torch.float32)[None, :, None].log()).sum(1)/(share[:, 1:]*near).sum(1)
+    near = (torch.arange(len(STEPS))[None, :, None] - top).abs() <= 2
+    hz = (share[:, 1:]*near*torch.tensor(STEPS, dtype=torch.float32)[None, :, None].log()).sum(1)/(share[:, 1:]*near).sum(1).clamp_min(1e-9)
     return hz.exp()*(share[:, 0] < .5)
 
 def _held(f0):
@@ -170,7 +170,7 @@ def _held(f0):
     return torch.where(held > 0, held, 100.)
 
 def pulse_train(
-    f0, # (B, T) Hz, 0 without voice
+    f0, # (B, T) Hz, 60 to 500; 0 without voice
 ) -> torch.Tensor: # (B, T*HOP), power 1
     "All harmonics below 8 kHz, equally strong; through what has no voice the last pitch goes on."
     hz = F.pad(_held(f0)[:, None], (0, 1), mode='replicate')
@@ -193,7 +193,7 @@ class SourceVocoder(nn.Module):
         first, norm, rest = layers
         return rest(norm(first(_scaled(mel)).transpose(1, 2))).transpose(1, 2).float()
 
-    def odds(self, mel): # (B, MELS, T) -> (B, 97, T)
+    def odds(self, mel): # (B, MELS, T) -> (B, 1 + len(STEPS), T)
         "How likely each frame has no voice, or which of STEPS: logits."
         return self._asked(self.pitch, mel)
 
@@ -433,8 +433,9 @@ def neural_vocode(
     sound, # (N,) float32 -1..1 at 16 kHz
     net, # a vocoder
 ) -> np.ndarray: # (N,) float32, with the level, offset and digital silence of `sound`, in steps of 16 bits
-    "Copy synthesis: take a voice to its spectrogram, and let a vocoder speak it again."
+    "Copy synthesis: take a voice to its spectrogram, and let a vocoder speak it again. Raises `DataError`."
     sound = np.asarray(sound, np.float32)
+    if sound.ndim != 1 or not np.isfinite(sound).all(): raise DataError(f'a sound of shape {sound.shape}: a vocoder copies one channel of finite samples')
     made, quiet = sound_from_mel(log_mel(sound), net)[:len(sound)], _digital_silence(sound)
     made[quiet] = 0
     heard = ~quiet

@@ -246,7 +246,7 @@ FAMILIES = {**dict.fromkeys(SIGNAL, 'signal'), **dict.fromkeys((*NEURAL, *HYBRID
 def _vocoder(arch): return load_vocoder(arch)
 
 def _worn(net, rng):
-    # a vocoder of the same kind that learned worse: each weight is off by some percent
+    # a vocoder of the same kind that learned worse: each weight is off by 3 to 40 percent
     net, strength, chance = deepcopy(net), 10**rng.uniform(-1.5, -.4), torch.Generator().manual_seed(int(rng.integers(2**31)))
     with torch.no_grad():
         for p in net.parameters(): p.mul_(1 + strength*torch.randn(p.shape, generator=chance))
@@ -264,7 +264,7 @@ def _as_loud(made, sound):
 def _patched(sound, rng): return patch(sound, compute_voice(sound, str(rng.choice([m for m in methods_here() if m not in ('patch', 'formant')])), rng), rng)
 
 def compute_voice(
-    sound, # (N,) float32 -1..1 at 16 kHz, at least 1 s
+    sound, # (N,) float32 -1..1 at 16 kHz, at least .7 s
     method, # a key of FAMILIES
     rng, # numpy.random.Generator
 ) -> np.ndarray: # (N,) float32, as loud as `sound`
@@ -282,7 +282,7 @@ def compute_voice(
 def shorten(
     sound, # (N,) float32 at 16 kHz
     rng, # numpy.random.Generator
-) -> np.ndarray: # (M,) float32: 40% to 110% of the length
+) -> np.ndarray: # (M,) float32: 36% to 111% of the length
     "Speed, beginning and length, each by chance."
     from scipy.signal import resample_poly
     if rng.random() < .5: sound = resample_poly(sound, 100, int(rng.integers(90, 111))).astype(np.float32)
@@ -295,8 +295,8 @@ def treated(
     sound, # (N,) float32 at 16 kHz, at least 2 s
     method, # a key of FAMILIES; another name leaves the voice as it is
     rng, # numpy.random.Generator
-) -> tuple: # ((M,) float32: 40% to 110% of the length; (start, end) in samples of what is computed)
-    "A voice or a computed copy of it, then level, noise and codecs by chance; every third is left as it is but for its length."
+) -> tuple: # ((M,) float32: 36% to 111% of the length; (start, end) in samples of what is computed)
+    "A voice or a computed copy of it, then level, noise and codecs by chance; at least every third meets none of these."
     if method == 'patch': made, where = _patched(shorten(sound, rng), rng)
     else:
         made = shorten(compute_voice(sound, method, rng) if method in FAMILIES else sound, rng)
@@ -402,16 +402,17 @@ def _jobs(data, sizes, seed):
         return [(c, c.name, c.person, methods, sizes, seed) for c in clips], [asdict(c) for c in clips]
     table = scan(data)
     table = table[table.kind.isin(['audio', 'video']) & table.label.ne(1)].sample(frac=1, random_state=seed).sort_values('identity', kind='stable')
-    people = [t for _, t in table.groupby('identity')][:sizes['limit']]
-    return [(list(t.path.head(40)), str(t.identity.iloc[0]), t.identity.iloc[0], methods_here() if t.generator_ok.eq('yes').all() else [], sizes, seed) for t in people], sorted(table.clip_id)
+    people = [t for _, t in table.groupby('identity')][:sizes['limit'] or None]
+    jobs = [(list(t.path.head(40)), str(t.identity.iloc[0]), t.identity.iloc[0], methods_here() if t.generator_ok.eq('yes').all() else [], sizes, seed) for t in people]
+    return jobs, [(who, bool(methods), [file_sha256(p) for p in files]) for files, _, who, methods, *_ in jobs]
 
 def voice_data(
     data, # 'actors', or a folder of real media
-    sizes, # dict: identities, clips of the actors; limit: people of a folder; seconds and pieces of each, fakes per piece
+    sizes, # dict: identities, clips of the actors; limit: people of a folder, 0 for all; seconds and pieces of each, fakes per piece
     seed=0, # int
     workers=1, # processes
 ) -> pd.DataFrame: # windows: clip_id, label, manipulation, family, identity, source, frame, seconds, computed, sound (bytes of int16), split
-    "Windows of real and computed voices, split by people; cached."
+    "Windows of real and computed voices, split by people; cached for these recordings and this consent."
     jobs, key = _jobs(data, sizes, seed)
     def build(folder):
         rows = [r for found in parallel(_versions, jobs, workers, 'making voices') for r in found]
@@ -469,13 +470,13 @@ def left_out(
     seed=0, # int
 ) -> dict: # family, clips, people, eer and auc as {'value', 'low', 'high'}
     "How a network does on a family of manipulations that it never heard."
-    from deepfake_nb.metrics import auc, bootstrap, eer
+    from deepfake_nb.metrics import auc, eer, interval
     from deepfake_nb.train import score_clips
     known = voices[~voices.family.isin([family, 'splice'])]
     model = train_on(known[known.split == 'train'], known[known.split == 'val'], family)
     test = voices[(voices.split == 'test') & voices.family.isin(['real', family])]
     clips = score_clips(model, VoiceSet(test, seed))[0]
-    def measured(metric): return dict(zip(('value', 'low', 'high'), bootstrap(metric, clips.y, clips.logit, clips.identity, seed=seed)))
+    def measured(metric): return interval(metric, clips.y, clips.logit, clips.identity, seed=seed)
     return dict(family=family, clips=int(clips.y.sum()), people=int(clips.identity.nunique()), eer=measured(lambda *a: eer(*a)[0]), auc=measured(auc))
 
 # %% ../../nbs/23_detect.audio.ipynb #050bc6c3
