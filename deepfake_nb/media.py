@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEMUXERS', 'STILLS', 'HEIF', 'READS', 'WHOLE', 'PROMISES', 'EXIF', 'HDR', 'WIDE', 'FIELDS', 'SAYS', 'INDEXED',
-           'sniff', 'MediaInfo', 'probe', 'read_frames', 'sample_frames', 'stream_audio', 'read_audio', 'write_audio',
-           'write_video', 'write_image', 'write_animation']
+           'CANCEL', 'sniff', 'MediaInfo', 'probe', 'read_frames', 'sample_frames', 'stream_audio', 'read_audio',
+           'write_audio', 'write_video', 'write_image', 'write_animation']
 
 # %% ../nbs/01_media.ipynb #073f9c21
 from bisect import bisect_left, bisect_right
@@ -380,6 +380,15 @@ def _sample_animation(path, image, n):
     return [(start, frame) for i, (start, _, frame) in enumerate(_play(path, image)) if i in chosen]
 
 # %% ../nbs/01_media.ipynb #5b820582
+CANCEL = 0.1 # channels cancel if their mean has less than this share of the power that the mean of unrelated ones would have
+
+def _mono(path, channels):
+    "(C, n) to (n,): the mean or, where channels cancel, one of the loudest."
+    if not np.isfinite(channels).all(): raise MediaError(f'{path}: damaged: samples of its sound are no numbers; get it again')
+    mean, power = channels.mean(0), np.square(channels, dtype=float).mean(1)
+    if np.square(mean, dtype=float).mean() >= CANCEL*power.sum()/len(channels)**2: return mean
+    return channels[np.argmax(power > power.max()/2)] # the first such: among equals it must not change from part to part
+
 def _resampled(path, rate):
     "Yields (time of the first sample in s, (n,) float32), mono."
     with _opened(path) as container:
@@ -387,10 +396,10 @@ def _resampled(path, rate):
         if not stream: raise MediaError(f'{path}: no sound; choose a clip with a sound track')
         start = None
         for (layout, _, _), frames in groupby(_decoded(container, stream), lambda f: (f.layout.name, f.format.name, f.sample_rate)):
-            resampler = av.AudioResampler('fltp', layout, rate)
+            resampler = av.AudioResampler('fltp', layout, rate, rate//10)
             for frame in chain(frames, [None]):
                 if frame and start is None: start = frame.time or 0.
-                for part in resampler.resample(frame): yield start, part.to_ndarray().mean(0)
+                for part in resampler.resample(frame): yield start, _mono(path, part.to_ndarray())
 
 def stream_audio(
     path, # a video or a sound file

@@ -38,7 +38,7 @@ class Verdict:
     path: str # the file
     kind: str | None = None # 'image', 'video' or 'audio'
     likelihood: float | None = None # of being manipulated: 0 real .. 1 fake; None if the file failed
-    interval: list | None = None # [low, high]: what the likelihood may be, by the clips of known people that it was calibrated on, see `venn_abers`
+    interval: list | None = None # [low, high]: what the likelihood may be, by the clips of known people that it was calibrated on, see `pool`
     verdict: str | None = None # 'real', 'fake' or 'uncertain'
     tracks: list = field(default_factory=list) # one dict per face or voice: id, kind, likelihood, interval, start, end, samples, timeline; box of a face
     timeline: list = field(default_factory=list) # [{second, likelihood}]: the most suspicious face or voice in each second
@@ -72,7 +72,7 @@ def pool(
     logits, # (N,) of one face's frames or of one voice's windows
     card, # the model's card: platt and conformal
 ) -> tuple: # (likelihood, [low, high], 'real', 'fake' or 'uncertain')
-    "One answer for one face or voice."
+    "One answer for one face or voice. The interval is that of `venn_abers`, widened where it does not hold the likelihood."
     mean = float(np.mean(logits))
     value, span = float(likelihood(mean, card['platt'])), [float(p) for p in venn_abers(mean, card['conformal'])]
     return round(value, 4), [round(min(value, *span), 4), round(max(value, *span), 4)], str(verdicts(mean, card['conformal']))

@@ -83,7 +83,7 @@ def timeline_lines(
 
 # %% ../../nbs/25a_detect.page.ipynb #ded8362c
 WORDS = dict(real='Real', fake='Fake', uncertain='Uncertain')
-SAYS = dict(real='nothing in it looks manipulated to these networks', fake='scores as at most one real file in fifty does', uncertain='nothing should be concluded from it')
+SAYS = dict(real='nothing in it looks manipulated to these networks', fake='a face or voice in it scores as at most one real one in fifty does; of files with many of them, more do', uncertain='nothing should be concluded from it')
 
 def _faces(evidence):
     if not evidence.faces: return []
