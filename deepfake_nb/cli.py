@@ -120,7 +120,7 @@ def fetch(
 # %% ../nbs/61_cli.ipynb #155759d9
 Data = Annotated[Path, Option('--data', help='Folder that `deepfake-nb prepare` wrote.', show_default=False)]
 RunFolder = Annotated[Path, Option('--out', help='Folder for weights, card, metrics and figures; the same command goes on where it was stopped.', show_default=False)]
-Epochs = Annotated[Optional[int], Option(min=1, help='How many; none for what suits the model.', show_default=False)]
+Epochs = Annotated[Optional[int], Option(min=1, help='How many at most, as a training ends where the validation people get no better; none for what suits the model.', show_default=False)]
 BatchSize = Annotated[Optional[int], Option(min=2, help='Items per step, even; none for what suits the model.', show_default=False)]
 Rate = Annotated[float, Option(min=0, help='Peak learning rate; 0 for what suits the model.')]
 Device = Annotated[str, Option(help='cpu, cuda, mps or auto.')]
@@ -128,7 +128,7 @@ AsJson = Annotated[bool, Option('--json', help='What was measured as one JSON ob
 
 @app.command(epilog='Examples: deepfake-nb train small_cnn --data prepared --out runs/first  ·  deepfake-nb train lstm --data prepared --out runs/lstm  ·  deepfake-nb train voice:lfcc --data prepared --out runs/voice --find-lr')
 def train(
-    model: Annotated[str, Argument(help='small_cnn, a model of timm, frequency:NAME, two_branch:NAME, lstm, lstm:NAME, voice, voice:mel, voice:lfcc, voice:phase, voice:spectrum, fusion, residual or tree.', show_default=False)],
+    model: Annotated[str, Argument(help='small_cnn, meso4, a model of timm, frequency:NAME, two_branch:NAME, lstm, lstm:NAME, lstm:FILE.safetensors, voice, voice:phase, voice:spectrum, voice:mel, voice:lfcc, fusion, residual, spectrum or tree.', show_default=False)],
     data: Data, out: RunFolder, epochs: Epochs = None, batch_size: BatchSize = None, lr: Rate = 0.,
     pretrained: Annotated[bool, Option('--pretrained', help='Start from ImageNet weights where they can be had.')] = False,
     find_lr: Annotated[bool, Option('--find-lr', help='Print a learning rate that suits, draw its curve, and stop.')] = False,

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'JITTER', 'FILTERS', 'AS_IT_IS', 'PAIR_REAL', 'PAIR_FAKE', 'CELL', 'training_data', 'training_part',
            'check_rows', 'Mixture', 'framed', 'random_box', 'CropSet', 'Pairs', 'with_fakes', 'mask_loss', 'PairLoss',
-           'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise', 'Distributed', 'LivePlot', 'fit',
-           'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures', 'leave_one_out',
-           'clip_numbers', 'direction_auc']
+           'best_epoch', 'stopped', 'predict', 'Keeper', 'BFloat16', 'fast_depthwise', 'own_device', 'Distributed',
+           'LivePlot', 'fit', 'lr_find', 'score_clips', 'auc_by_manipulation', 'clip_counts', 'signatures',
+           'leave_one_out', 'clip_numbers', 'direction_auc']
 
 # %% ../nbs/16_train.ipynb #5bdd988e
-import warnings
+import os, warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
@@ -377,7 +377,7 @@ def _resume(learn, keeper, last):
     for key, value in tensors.items():
         if not key.startswith('opt.'): continue
         _, i, name = key.split('.', 2)
-        states[int(i)][name] = value.item() if value.dtype == torch.float64 else value
+        states[int(i)][name] = value.item() if value.dtype == torch.float64 else value.to(keeper.device)
         if name == 'step': states[int(i)][name] = int(value)
     learn.opt.load_state_dict(dict(state=states, hypers=learn.opt.state_dict()['hypers']))
     keeper.history = card['history']
@@ -415,14 +415,23 @@ class _Trained(nn.Module):
 
     def forward(self, x): return self.net.with_mask(x) if hasattr(self.net, 'with_mask') else (self.net(x), None)
 
+# %% ../nbs/16_train.ipynb #7ce8b73a
+def own_device(
+    device, # torch device
+) -> str: # 'cuda:2' for 'cuda' in the third process of a machine
+    "The accelerator of a process that a launcher has started; elsewhere the same device."
+    rank = os.environ.get('LOCAL_RANK')
+    return f'cuda:{rank}' if str(device) == 'cuda' and rank else str(device)
+
 # %% ../nbs/16_train.ipynb #c8705513
 class Distributed(Callback):
     "Averages gradients over the processes that a launcher has started."
     order = 11
     def before_fit(self):
-        device = next(self.model.parameters()).device.type
-        if not torch.distributed.is_initialized(): torch.distributed.init_process_group('nccl' if device == 'cuda' else 'gloo')
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model) if device == 'cuda' else self.model
+        device = next(self.model.parameters()).device
+        if device.type == 'cuda': torch.cuda.set_device(device) # where NCCL looks
+        if not torch.distributed.is_initialized(): torch.distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model) if device.type == 'cuda' else self.model
         self.learn.model = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
 
     def after_fit(self):
@@ -483,6 +492,7 @@ def fit(
     "Train with fastai's one-cycle schedule; choose the epoch by the clip-level AUC of the validation people. Raises `DataError`."
     _check_valid(train, valid)
     keep_memory()
+    device = own_device(device)
     keeper = Keeper(out, model, train, valid, device, patience, say)
     learn = _learner(model, train, batch, device, loss, pairs, workers, [keeper, *cbs], out)
     if last := _last(out): _resume(learn, keeper, last)

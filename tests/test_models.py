@@ -167,6 +167,15 @@ def test_errors_are_one_line(cli, tmp_path):
         assert done.returncode == 2 and done.stderr.startswith("deepfake-nb: error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_card_without_architecture(cli, tmp_path):
+    weights, card = tmp_path / "w.safetensors", tmp_path / "w.json"
+    save_detector(weights, models.make_model("small_cnn"), {}, {"size": 128})
+    write_json(card, {k: v for k, v in json.loads(card.read_text()).items() if k != "arch"})
+    for args in (["detect", "--model", weights, "clip.mp4"], ["finetune", weights, "--data", tmp_path, "--out", tmp_path / "run"]):
+        done = cli(*args)
+        assert done.returncode == 2 and f"{card}: says nothing of arch" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_evaluate(cli, crops, tmp_path):
     table = pd.read_csv(crops / "manifest.csv")
     table[["clip_id"]].assign(score=table.label + np.random.default_rng(0).normal(0, 0.1, len(table)), detector="oracle").to_csv(tmp_path / "them.csv", index=False)
