@@ -275,17 +275,25 @@ def save_weights(
     with atomic_path(path) as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
     write_json(path.with_suffix('.json'), {**card, 'sha256': file_sha256(path)})
 
+class _Card(dict):
+    # of weights; whoever asks for what it does not say is told so
+    def __init__(self, known, path):
+        super().__init__(known)
+        self.path = path
+
+    def __missing__(self, key): raise WeightsError(f'{self.path}: says nothing of {key}; take the card that was written with these weights')
+
 def load_weights(
     path, # `NAME.safetensors`, its card `NAME.json` beside it
-) -> tuple: # ({name: torch.Tensor}, card)
+) -> tuple: # ({name: torch.Tensor}, card: a dict that raises `WeightsError` for what it lacks)
     "Read weights and card. Raises `WeightsError` where either is missing, is something else, or the hash differs."
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     path, card = Path(path), Path(path).with_suffix('.json')
     for p in (path, card):
         if not p.is_file(): raise WeightsError(f'{p}: no such file; weights are NAME.safetensors with NAME.json beside it')
-    try: card, tensors = read_json(card), load_file(path)
-    except (SafetensorError, ValueError, OSError) as e: raise WeightsError(f'{path}: not a safetensors file with a JSON card ({e})') from e
+    try: card, tensors = _Card(read_json(card), card), load_file(path)
+    except (SafetensorError, TypeError, ValueError, OSError) as e: raise WeightsError(f'{path}: not a safetensors file with a JSON card ({e})') from e
     if file_sha256(path) != card.get('sha256'): raise WeightsError(f'{path}: its hash is not the one on its card; get both again')
     return tensors, card
 

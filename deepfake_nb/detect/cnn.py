@@ -256,22 +256,13 @@ def save_detector(
     if half: tensors = {k: v.half() if v.dtype == torch.float32 and v.dim() > 1 else v for k, v in tensors.items()}
     save_weights(path, tensors, {**card, 'kind': model.kind, 'arch': model.arch})
 
-class _Card(dict):
-    # of weights; whatever asks for what it does not say is told so
-    def __init__(self, known, path):
-        super().__init__(known)
-        self.path = path
-
-    def __missing__(self, key): raise WeightsError(f'{self.path}: says nothing of {key}; take the card that was written with these weights')
-
 def load_detector(
     network, # the class, such as FaceCNN
     path='', # NAME.safetensors; '' for the weights that come with the package
-) -> tuple: # (network in eval mode, domain, card: a dict that raises `WeightsError` for what it lacks)
+) -> tuple: # (network in eval mode, domain, card)
     "Read what `save_detector` wrote. Raises `WeightsError`."
     path = Path(path or SHIPPED/f'{network.kind}.safetensors')
     tensors, card = load_weights(path)
-    card = _Card(card, path.with_suffix('.json'))
     tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
     if card.get('kind') != network.kind: raise WeightsError(f'{path}: these are weights of {card.get("kind", "something else")}, not of a {network.kind}')
     model = network(card['arch'])
