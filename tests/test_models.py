@@ -150,7 +150,7 @@ def test_train_resume_finetune(cli, crops, tmp_path):
     assert done.returncode == 0 and done.stdout == "" and "auc" in done.stderr and "epoch   1" in done.stderr, done.stderr
     card, weights = json.loads((run / "small_cnn.json").read_text()), (run / "small_cnn.safetensors").read_bytes()
     assert {"data", "data_hash", "licence", "metrics", "platt", "conformal", "threshold", "spread", "version", "lineage", "command", "seed", "limits"} <= set(card)
-    assert len(pd.read_csv(run / "history.csv")) == 2 and len([*(run / "figures").glob("*.png")]) == 5
+    assert len(pd.read_csv(run / "history.csv")) == 2 and len([*(run / "figures").glob("*.png")]) == 6
     for name in ("last1.safetensors", "last1.json", "small_cnn.safetensors", "metrics.json"): (run / name).unlink()
     set_threads(max(1, WORKERS // 2)) # as the command does
     models.train_model("small_cnn", crops, run, 2, 4, say=None)
