@@ -1140,6 +1140,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'deepfake_nb.data.vocoder._net_class': ( 'data.vocoder.html#_net_class',
                                                                                    'deepfake_nb/data/vocoder.py'),
                                           'deepfake_nb.data.vocoder._pace': ('data.vocoder.html#_pace', 'deepfake_nb/data/vocoder.py'),
+                                          'deepfake_nb.data.vocoder._recorded': ( 'data.vocoder.html#_recorded',
+                                                                                  'deepfake_nb/data/vocoder.py'),
                                           'deepfake_nb.data.vocoder._recordings': ( 'data.vocoder.html#_recordings',
                                                                                     'deepfake_nb/data/vocoder.py'),
                                           'deepfake_nb.data.vocoder._scaled': ('data.vocoder.html#_scaled', 'deepfake_nb/data/vocoder.py'),

@@ -500,6 +500,8 @@ def copyable(
     table = split_identities(table, seed=seed)
     return table.assign(sound=table.clip_id.map(sounds))
 
+def _recorded(table): return [(c, crc32(np.ascontiguousarray(x))) for c, x in zip(table.clip_id, table.sound)] # which clips, and what is in them
+
 def vocoders(
     data, # 'actors', or a folder of real media
     sizes, # dict: as for `copyable`; steps of training
@@ -514,5 +516,5 @@ def vocoders(
         for arch in VOCODER_NETS:
             net, _ = train_vocoder(arch, heard.sound.tolist(), sizes['steps'], seed, quiet)
             save_vocoder(folder/f'{arch}.safetensors', net, card)
-    folder = cached('vocoders', [heard.clip_id.tolist(), sizes, seed], ['data.vocoder'], build)
+    folder = cached('vocoders', [_recorded(heard), sizes, seed], ['data.vocoder'], build)
     return {arch: load_vocoder(folder/f'{arch}.safetensors') for arch in VOCODER_NETS}
