@@ -2711,6 +2711,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deepfake_nb.metrics.ece': ('metrics.html#ece', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.eer': ('metrics.html#eer', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.evaluate': ('metrics.html#evaluate', 'deepfake_nb/metrics.py'),
+                                     'deepfake_nb.metrics.even_odds': ('metrics.html#even_odds', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.f1': ('metrics.html#f1', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.fit_conformal': ('metrics.html#fit_conformal', 'deepfake_nb/metrics.py'),
                                      'deepfake_nb.metrics.fit_platt': ('metrics.html#fit_platt', 'deepfake_nb/metrics.py'),

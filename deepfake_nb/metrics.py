@@ -6,7 +6,7 @@
 __all__ = ['FALSE_ALARMS', 'MISSES', 'check_scores', 'operating_points', 'auc', 'average_precision', 'eer', 'tpr_at_fpr',
            'confusion', 'accuracy', 'precision', 'recall', 'f1', 'ece', 'brier', 'group_weights', 'bootstrap',
            'interval', 'fit_platt', 'likelihood', 'fit_conformal', 'p_values', 'verdicts', 'coverage', 'venn_abers',
-           'interval_error', 'pool_scores', 'summary', 'evaluate', 'psnr', 'ssim', 'inception_score',
+           'even_odds', 'interval_error', 'pool_scores', 'summary', 'evaluate', 'psnr', 'ssim', 'inception_score',
            'frechet_distance', 'mmd']
 
 # %% ../nbs/02_metrics.ipynb #c67165de
@@ -324,6 +324,13 @@ def venn_abers(
     return tuple(np.array([one(s, label) for s in unique])[at].reshape(score.shape) for label in (0, 1))
 
 # %% ../nbs/02_metrics.ipynb #c0f3a1d3
+def even_odds(
+    y, # (n,) labels, 0 real, 1 fake, both among them
+) -> np.ndarray: # (n,) weights with which fakes count as much as reals
+    "Weights for a measure at even odds."
+    y = np.asarray(y)
+    return np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+
 def interval_error(
     y, # (n,) labels, 0 real, 1 fake
     low, # (n,) lower end of the likelihood of fake, 0..1
@@ -333,7 +340,7 @@ def interval_error(
     "How far the share of fakes, at even odds, lies outside of the intervals, averaged over groups of clips. Raises `DataError`."
     y, low, _ = check_scores(y, low, both=True, unit=True)
     high = check_scores(y, high, unit=True)[1]
-    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    weight = even_odds(y)
     def outside(i): # of one group, by its weight
         share, a, b = (weight[i]@x[i]/weight[i].sum() for x in (y, low, high))
         return weight[i].sum()*max(a - share, share - b, 0)

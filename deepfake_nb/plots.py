@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 from PIL import Image
 from .core import ConsentError, DataError, Run, atomic_path
-from .metrics import auc, average_precision, bootstrap, confusion, ece, operating_points
+from .metrics import auc, average_precision, bootstrap, confusion, ece, even_odds, operating_points
 
 # %% ../nbs/03_plots.ipynb #64d4b632
 REAL, FAKE, INK, PALE = '#0173b2', '#d55e00', '#262626', '#8c8c8c'
@@ -171,7 +171,7 @@ def plot_reliability(
 ) -> plt.Axes:
     "The reliability diagram at even odds, and the expected calibration error."
     y, score = np.asarray(y), np.asarray(score)
-    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    weight = even_odds(y)
     tenths = np.minimum((score*10).astype(int), 9)
     said, fake, n = np.array([(np.average(score[i], weights=weight[i]), np.average(y[i], weights=weight[i]), i.sum()) for k in range(10) if (i := tenths == k).any()]).T
     with _axes(ax, 4.3, 4.6) as ax:
