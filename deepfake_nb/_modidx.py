@@ -1309,6 +1309,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'deepfake_nb.detect.audio.as_heard': ( 'detect.audio.html#as_heard',
                                                                                  'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio.blurred': ('detect.audio.html#blurred', 'deepfake_nb/detect/audio.py'),
+                                          'deepfake_nb.detect.audio.clock': ('detect.audio.html#clock', 'deepfake_nb/detect/audio.py'),
+                                          'deepfake_nb.detect.audio.comb': ('detect.audio.html#comb', 'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio.compute_voice': ( 'detect.audio.html#compute_voice',
                                                                                       'deepfake_nb/detect/audio.py'),
                                           'deepfake_nb.detect.audio.disturb': ('detect.audio.html#disturb', 'deepfake_nb/detect/audio.py'),

@@ -22,7 +22,7 @@ from ..core import DataError, DeepfakeNBError, MediaError, NoFaceError, WeightsE
 from ..data.actors import COMMENT
 from ..data.faces import align, align_points, track_faces
 from ..data.preprocess import RATE, Recipe, decode_crop, encode_crop, face_rows, log_mel
-from .audio import WINDOW, VoiceCNN, voice_windows
+from .audio import WINDOW, VoiceCNN, clock, voice_windows
 from .baseline import ResidualModel, load_residual
 from .cnn import SHIPPED, FaceCNN, distance, load_detector, stacked
 from .explain import TIMES, face_occlusion, grad_cam, pitch_ranges, read_outs, voice_occlusion
@@ -134,7 +134,7 @@ class FaceExpert(Expert):
 
 @dataclass
 class VoiceExpert(Expert):
-    "A network that hears windows of sound."
+    "A network that hears windows of sound, and a clock that hears all of them."
     takes = 'voice'
     def look_at(self,
         windows, # (N, WINDOW) float32 -1..1 at 16 kHz
@@ -142,7 +142,8 @@ class VoiceExpert(Expert):
         device='cpu', # torch device
     ) -> tuple: # (logits (N,), note as of `look`)
         "Score the windows of one voice."
-        return self.look(torch.as_tensor(np.asarray(windows, np.float32)).to(device))
+        logits, note = self.look(torch.as_tensor(np.asarray(windows, np.float32)).to(device))
+        return (stacked(self.card['stack'], logits, np.full(len(logits), clock(windows))) if 'stack' in self.card else logits), note
 
 # %% ../../nbs/27_detect.detector.ipynb #42694802
 EXPERTS = dict(face_cnn=(FaceCNN, FaceExpert), voice_cnn=(VoiceCNN, VoiceExpert)) # kind of weights: (network, who asks it)
@@ -151,7 +152,7 @@ def _own(path, device, spec): # an Expert of weights of ours
     if (kind := load_weights(path)[1].get('kind')) not in EXPERTS: raise WeightsError(f'{path}: a {kind}; files are judged by {" or ".join(EXPERTS)}')
     network, expert = EXPERTS[kind]
     model, domain, card = load_detector(network, path)
-    noise, about = load_residual(Path(path).parent/'residual.safetensors') if 'stack' in card else (None, {})
+    noise, about = load_residual(Path(path).parent/'residual.safetensors') if kind == 'face_cnn' and 'stack' in card else (None, {})
     return expert(model.to(device), domain, card, spec, digest([card['sha256'], card.get('stack'), about.get('sha256')]), **(dict(residual=noise) if noise else {}))
 
 def load_expert(
@@ -312,8 +313,9 @@ def _looked_at(info, found):
     return '; '.join(parts + unseen) + f' ({info.duration:.1f} s in all)' if info.duration else ''
 
 def _sound_view(expert, path, sights, device):
+    def hears(x): return (expert.look(torch.as_tensor(x).to(device)) if isinstance(expert, Expert) else expert.look_at(x, None, device))[0] # a window has no clock
     sights = sorted(sights[:CLOSE], key=lambda s: s.time)
-    falls, step, moments = [voice_occlusion(lambda x: expert.look_at(x, None, device)[0], s.content) for s in sights], WINDOW/RATE/TIMES, {}
+    falls, step, moments = [voice_occlusion(hears, s.content) for s in sights], WINDOW/RATE/TIMES, {}
     for s, (when, _) in zip(sights, falls):
         for k, fall in enumerate(when): moments[round((s.time + k*step)/step)] = max(moments.get(round((s.time + k*step)/step), 0), float(fall))
     where, edges = np.mean([w for _, w in falls], 0), pitch_ranges()

@@ -519,7 +519,7 @@ def _aucs(parts, seed): return {name: interval(auc, *by_clip(f)[['y', 'logit']].
 def _joined(new, old): # one table for the card
     return new if old is None else pd.concat([new, old[~old.path.isin(new.path)].assign(clip_id=lambda t: 'replay-' + t.clip_id)], ignore_index=True)
 
-ALONE = 'before and after are of the network alone: the noise statistics that answer with it in the parent are not taught, and left behind'
+ALONE = 'before and after are of the network alone: what answers with it in the parent (statistics of noise, a clock) is not taught, and left behind'
 
 def finetune(
     weights, # NAME.safetensors of a face, clip or voice network, its card beside it
