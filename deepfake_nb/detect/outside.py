@@ -275,7 +275,8 @@ def asked(
         return expert.look_at(np.stack([decode_crop(c) for c in r.crop]), np.stack([np.float32(p).reshape(68, 2) for p in r.crop_landmarks]), device)[0]
     if expert.takes == 'face': return np.concatenate([part(rows[k:k + 32]) for k in range(0, len(rows), 32)])
     found = np.empty(len(rows))
-    for k in rows.groupby('clip_id', sort=False).indices.values(): found[k] = part(rows.iloc[k]) # a voice is heard whole
+    for clip in rows.groupby('clip_id', sort=False).indices.values(): # a voice is heard whole, or in parts of two minutes
+        for k in (clip[j:j + 240] for j in range(0, len(clip), 240)): found[k] = part(rows.iloc[k])
     return found
 
 def calibrate(
