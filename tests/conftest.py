@@ -24,7 +24,10 @@ def running(command, health, log):
         yield url
     finally:
         server.terminate()
-        server.wait()
+        try: server.wait(timeout=20)
+        except subprocess.TimeoutExpired:  # JupyterLab now and then waits for ever for a kernel that was still starting
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)
