@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from ..core import PACKAGE, DataError, WeightsError, load_weights, save_weights
-from ..metrics import fit_platt, likelihood
+from ..metrics import even_odds, fit_platt, likelihood
 
 # %% ../../nbs/21_detect.cnn.ipynb #9031620d
 def noise_residual(
@@ -229,7 +229,7 @@ def fit_stack(
     "Logistic regression at even odds with weights of 0 or more."
     from scipy.optimize import minimize
     y, x, n = np.asarray(y, float), np.stack([*logits, np.ones(len(y))], 1), len(logits)
-    weight = np.where(y == 1, .5/y.mean(), .5/(1 - y.mean()))
+    weight = even_odds(y)
     def loss(w): return (weight*(np.logaddexp(0, z := x@w) - y*z)).mean() + 1e-3*(w[:n]**2).sum()
     return minimize(loss, [1/n]*n + [0], method='L-BFGS-B', bounds=[(0, None)]*n + [(None, None)]).x.tolist()
 
