@@ -171,7 +171,7 @@ def comb(
 def clock(
     windows, # (N, WINDOW) float -1..1 of one voice
 ) -> float: # 0..MOST_LINES**2/2
-    "Logarithm of how much likelier the clearest of the combs is with lines than by chance: half its square."
+    "Logarithm of the largest likelihood ratio of the clearest comb, lines over chance: half its square."
     return float(np.clip(comb(windows).max(), 0, MOST_LINES)**2/2)
 
 # %% ../../nbs/23_detect.audio.ipynb #62ac8f0c
