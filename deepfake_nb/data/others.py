@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from ..core import DataError, WeightsError, cached, parallel, set_threads
+from .augment import SHRINK
 from .manifest import complete_table, load_manifest
 from .preprocess import RATE, Recipe, prepare
 from ..media import sample_frames
@@ -184,7 +185,7 @@ def _save_pair(job):
     nobody, photo, k, original = job
     set_threads(1)
     rng = np.random.default_rng([TAUGHT, k])
-    side, how, quality = int(rng.choice(SIDES)), (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)[rng.integers(3)], int(rng.integers(*QUALITY))
+    side, how, quality = int(rng.choice(SIDES)), SHRINK[rng.integers(3)], int(rng.integers(*QUALITY))
     pictures = portrait(TAUGHT + k, rng.choice(TRUNCATIONS)), sample_frames(original, 1)[0][1]
     side = min(side, *(max(p.shape[:2]) for p in pictures)) # nothing is enlarged
     for path, picture in zip((nobody, photo), pictures):
@@ -197,7 +198,7 @@ def portraits(
     photographs, # clip table: path, identity and split of genuine pictures, for the twins
     workers=1, # processes
 ) -> tuple: # (folder that `prepare` filled, manifest of its good clips with `split`), as from `train.training_data`
-    "Faces of nobody, labelled fake, and as many photographs; made and prepared now or found in the cache. Raises `DataError` where the network is not installed."
+    "Faces of nobody, labelled fake, and as many photographs; made and prepared now or found in the cache. Raises `DataError` where the network is not installed, or there is no photograph."
     if photographs.empty: raise DataError('no genuine photographs to set portraits beside')
     recipe, photographs = Recipe(frames=1), photographs[['path', 'identity', 'split', 'generator_ok', 'licence']].to_dict('records')
     def build(out):
